@@ -31,7 +31,7 @@ NO_LOCALE      = 1
 
 # -isystem: PostgreSQL 15's headers still say "register", and none of their macros is ours to correct.
 # PGDLLEXPORT: empty on 15, where hidden visibility would then hide the SQL functions as well.
-PG_CPPFLAGS = -DSEAL_SYNC_VERSION='"$(EXTVERSION)"' -I$(TOP)/src -isystem $(shell $(PG_CONFIG) --includedir-server) -isystem $(libpq_srcdir)
+PG_CPPFLAGS = -I$(TOP)/src -isystem $(shell $(PG_CONFIG) --includedir-server) -isystem $(libpq_srcdir)
 PG_CXXFLAGS = -std=c++20 -Wall -Wextra -Wno-register -Wno-unused-parameter -Wno-missing-field-initializers \
               -fvisibility=hidden -fvisibility-inlines-hidden \
               '-DPGDLLEXPORT=__attribute__((visibility("default")))' \
