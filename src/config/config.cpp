@@ -456,6 +456,14 @@ int cluster_count() {
 
 const Cluster *cluster_at(int index) { return &clusters[index]; }
 
+bool peer_exists(const char *name) {
+  bool exists = false;
+  for_each_row("peer", [&](Datum *values, bool *) {
+    exists = exists || namestrcmp(DatumGetName(values[0]), name) == 0;
+  });
+  return exists;
+}
+
 bool routed_to(const Cluster *cluster, const char *peer) {
   if (!cluster->primary_here)
     return false;

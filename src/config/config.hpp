@@ -76,6 +76,7 @@ const Cluster *find_cluster(const char *name);
 int cluster_count();
 const Cluster *cluster_at(int index);
 
+bool peer_exists(const char *name);
 /// Whether `cluster` is shipped to `peer`: it has its primary here and the peer is one of its standbys.
 bool routed_to(const Cluster *cluster, const char *peer);
 
