@@ -76,7 +76,7 @@ BEGIN
             xid xid8 NOT NULL, entries bytea NOT NULL)
             WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off)', i);
         EXECUTE pg_catalog.format(
-            'ALTER TABLE seal_sync.change_log_%s ALTER COLUMN entries SET STORAGE PLAIN', i);
+            'ALTER TABLE seal_sync.change_log_%s SET (toast_tuple_target = 8160)', i);
         EXECUTE pg_catalog.format(
             'CREATE INDEX change_log_%s_xid ON seal_sync.change_log_%s (xid)', i, i);
     END LOOP;

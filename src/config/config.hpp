@@ -5,7 +5,7 @@
 // (trap T15), and kept per backend until a relcache invalidation of one of those tables or of the
 // relation concerned arrives. Who changes a configuration table by SQL or heap access MUST call
 // config::changed() in the same transaction; DDL on user tables invalidates by itself.
-// PostgreSQL regime throughout. Pointers stay valid until the next call of refresh().
+// PostgreSQL regime throughout. Pointers stay valid until the transaction ends.
 
 #include "core/bytes.hpp"
 #include "pg/postgres.hpp"
@@ -38,6 +38,7 @@ struct KeyColumn {
 
 /// A relation whose rows are captured: a registered table, or a partition of one at any depth.
 struct Table {
+  uint64 serial; // differs whenever the description was made anew
   Oid relation; // the relation that holds rows (leaf), or the registered one itself
   Oid root;     // the registered relation
   Oid key_index; // primary-key index of `relation`
@@ -49,9 +50,11 @@ struct Table {
   AttrNumber *root_attnos; // [attno - 1] -> attno in root (0: dropped); NULL when identical
   // cluster_of() state
   Oid cluster_type;
-  FmgrInfo cluster_out;
+  int16 cluster_width; // typlen
+  bool cluster_by_value;
   bool cluster_blank_padded;
-  HTAB *cluster_memo;
+  FmgrInfo cluster_out;
+  struct ClusterMemo *cluster_memo;
 };
 
 /// Accepts pending invalidations and drops what they made stale. Call once per statement or batch,
@@ -64,6 +67,9 @@ bool local_token(pg_uuid_t *token);
 
 /// The rule for a relation, or nullptr when neither it nor a partition ancestor is registered.
 Table *find_table(Oid relation);
+/// The same for a relation that was a leaf of the registered `root` when its keys were captured and
+/// may have been detached since; in the current memory context, not cached.
+Table *describe_as(Oid relation, Oid root);
 
 const Cluster *find_cluster(int32 id);
 const Cluster *find_cluster(const char *name);

@@ -22,7 +22,7 @@
 //                       rows x row over the columns of the mask
 //   row := null bitmap (ceil(n/8) bytes, bit set = NULL) then each non-null column:
 //          kFixed: exactly `width` bytes; every other class: varint size, bytes
-//   keyrow := a row over the key columns, in primary-key order of the SENDER's descriptor order
+//   keyrow := a row over the key columns, ordered by key_position
 // Within one section keys are distinct and ascend in the sender's index order. Within one batch a
 // key of a table occurs once, except that a 'W' row put after kNeedRows replaces its 'P' row.
 

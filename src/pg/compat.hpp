@@ -31,4 +31,13 @@ inline List *exec_insert_index_tuples(ResultRelInfo *result_rel, TupleTableSlot 
 #endif
 }
 
+/// index_beginscan: PostgreSQL 18 added instrumentation (commit 0fbceae841c).
+inline IndexScanDesc index_beginscan(Relation heap, Relation index, Snapshot snapshot, int keys) {
+#if PG_VERSION_NUM >= 180000
+  return ::index_beginscan(heap, index, snapshot, nullptr, keys, 0);
+#else
+  return ::index_beginscan(heap, index, snapshot, keys, 0);
+#endif
+}
+
 } // namespace seal_sync::pg

@@ -86,6 +86,7 @@ struct DatabaseSlot {
   Oid database;
   pid_t worker_pid;
   pg_atomic_uint32 segment;   // change log segment that writers should take (a hint)
+  pg_atomic_uint32 history;   // route_history table that route workers should take (a hint)
   pg_atomic_uint64 committed; // rises at each commit that wrote to the log
   pg_atomic_uint32 idle_routes; // how many route workers wait for a wake-up
 };

@@ -35,7 +35,7 @@ struct Session {
   NameData peer;
   int server_encoding_same; // nonzero: peer has our server encoding
   uint32 next_table = 0;
-  struct SentTable *tables = nullptr; // by root, internal
+  HTAB *tables = nullptr; // SentTable by root, see descriptor.hpp
   int accepted_count = 0;
   int32 *accepted_clusters = nullptr; // cluster ids the peer accepts from us
   uint64 config_version = 0;          // config::version() when made
@@ -58,9 +58,13 @@ int64 shipped_rows(const Batch *batch); // rows put into chunks so far
 const Position &position(const Batch *batch);
 TimestampTz taken_at(const Batch *batch); // clock read before the snapshot: complete_until
 
-/// ACCESS SHARE on all tables concerned without waiting, and the check that none was truncated or
-/// rewritten since X_n. False: abandon this batch, take a newer one (trap T8).
-bool lock_tables(Batch *batch);
+/// Tables are locked (ACCESS SHARE, without waiting) only while their rows are read, never while the
+/// network is waited for, and checked each time: truncated, rewritten or changed since X_n, or locked
+/// by DDL, makes the batch stale: abandon it and take a newer one soon (trap T8). To be asked after
+/// open() and whenever next_chunk() or write_wanted() has returned.
+bool stale(const Batch *batch);
+/// False when only held keys were found and none of them can go now: close the batch, nothing is owed.
+bool worth_shipping(const Batch *batch);
 
 /// The tables of this batch whose fit the connection does not know yet.
 int undescribed(Batch *batch); // index of one, or -1
