@@ -11,6 +11,7 @@
 #include "apply/reply.hpp"
 #include "apply/settings.hpp"
 #include "config/config.hpp"
+#include "core/version.hpp"
 #include "pg/boundary.hpp"
 
 namespace seal_sync::apply {
@@ -185,7 +186,7 @@ HelloReply receive(const ReceivedHello &hello) {
   reply.batch = last.found ? static_cast<uint64>(last.batch) : 0;
   reply.batch_id = last.id;
   reply.encoding = view_of(GetDatabaseEncodingName());
-  reply.version = view_of(kLibraryVersion);
+  reply.version = SEAL_SYNC_VERSION;
   reply.clusters = hello.request.clusters;
   return reply;
 }

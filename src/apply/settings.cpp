@@ -1,9 +1,7 @@
 // See settings.hpp.
 #include "apply/settings.hpp"
 
-#if __has_include("pg/guc.hpp")
 #include "pg/guc.hpp"
-#endif
 
 namespace seal_sync::apply {
 
@@ -11,14 +9,6 @@ namespace {
 
 void set(const char *name, const char *value, GucAction action) {
   (void)set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, action, true, 0, false);
-}
-
-int lock_timeout_ms() {
-#if __has_include("pg/guc.hpp")
-  return pg::apply_lock_timeout_ms;
-#else
-  return 2000;
-#endif
 }
 
 } // namespace
@@ -31,7 +21,7 @@ void require_durable_commit() {
 
 void bound_lock_waits() {
   char value[32];
-  snprintf(value, sizeof value, "%d", lock_timeout_ms());
+  snprintf(value, sizeof value, "%d", guc::apply_lock_timeout);
   set("lock_timeout", value, GUC_ACTION_LOCAL);
   // Who checks first is the one that dies: the application's transaction waits 1 s before it looks.
   set("deadlock_timeout", "10", GUC_ACTION_LOCAL);

@@ -55,6 +55,8 @@ void close(Batch *batch);
 
 int64 collected(const Batch *batch);  // log entries in the window plus held keys, before distinct
 int64 shipped_rows(const Batch *batch); // rows put into chunks so far
+int64 shipped_deletes(const Batch *batch); // of these
+int left_out_tables(const Batch *batch);   // tables of this batch that do not fit the peer
 const Position &position(const Batch *batch);
 TimestampTz taken_at(const Batch *batch); // clock read before the snapshot: complete_until
 
@@ -70,6 +72,8 @@ bool worth_shipping(const Batch *batch);
 int undescribed(Batch *batch); // index of one, or -1
 void write_describe(Batch *batch, int table, core::Buffer *out);
 TableFit read_describe(Batch *batch, int table, core::Reader *reply); // remembers problem and fit
+/// What the peer said of a table that does not fit.
+const char *table_problem(const Batch *batch, int table, const char **hint);
 /// Forget what was agreed (after SQLSTATE kSchemaChanged, or a config change): describe again.
 void forget_tables(Session *session);
 

@@ -9,6 +9,8 @@ using core::wire::ColumnClass;
 
 namespace {
 
+constexpr int kAskAgainMs = 3000;
+
 /// Types whose binary form holds object identifiers of this server, or that are not built in: text.
 bool travels_as_text(Oid type) {
   if (type >= FirstGenbkiObjectId)
@@ -166,11 +168,14 @@ SentTable *sent_table(Session *session, const config::Table *root) {
     memset(sent, 0, sizeof *sent);
     sent->root = root->root;
   }
-  if (!found || sent->serial != root->serial || sent->columns == nullptr) {
+  if ((sent->fit == TableFit::kParked || sent->fit == TableFit::kWaitingPeer) &&
+      TimestampDifferenceExceeds(sent->decided_at, GetCurrentTimestamp(), kAskAgainMs))
+    sent->columns = nullptr;
+  if (!found || sent->signature != root->signature || sent->columns == nullptr) {
     const MemoryContext old = MemoryContextSwitchTo(session->context);
     sent->columns = nullptr;
     fill(sent, root);
-    sent->serial = root->serial;
+    sent->signature = root->signature;
     sent->number = session->next_table++;
     sent->fit = TableFit::kUnknown;
     MemoryContextSwitchTo(old);
@@ -230,6 +235,7 @@ TableFit read_description_reply(SentTable *sent, core::Reader *reply, MemoryCont
     sent->message = keep(context, problem.message);
     sent->detail = keep(context, problem.detail);
     sent->hint = keep(context, problem.hint);
+    sent->decided_at = GetCurrentTimestamp();
     sent->fit = problem.sqlstate == "42P01" ? TableFit::kWaitingPeer : TableFit::kParked;
     return sent->fit;
   }

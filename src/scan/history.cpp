@@ -11,6 +11,7 @@
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
 #include "pg/shared_state.hpp"
+#include "scan/rotation.hpp"
 
 namespace seal_sync::scan {
 
@@ -205,6 +206,69 @@ bool needed_position(const char *peer, TimestampTz keep_since, Position *positio
     return false;
   *position = position_from_datum(chosen);
   return true;
+}
+
+bool history_is_old(Oid table, TimestampTz keep_since) {
+  bool old = false;
+  const Relation rel = table_open(table, AccessShareLock);
+  const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+  const HeapTuple first = systable_getnext(scan); // insert-only: the first row is the oldest
+  if (HeapTupleIsValid(first)) {
+    bool is_null;
+    old = DatumGetTimestampTz(heap_getattr(first, kAt + 1, RelationGetDescr(rel), &is_null)) < keep_since;
+  }
+  systable_endscan(scan);
+  table_close(rel, AccessShareLock);
+  return old;
+}
+
+bool history_is_spent(Oid table, TimestampTz keep_since) {
+  // A row is needed while it is its peer's newest acknowledgement older than keep_since, or younger.
+  // So the table is spent when it holds nothing younger, and each of its peers has such an
+  // acknowledgement in the other table that is newer than all it has here (after a restart the hint
+  // starts at 0 again, so the other table is not always the older one).
+  struct Seen {
+    NameData peer; // hash key
+    int64 newest_here;
+    int64 newest_there; // acknowledgement older than keep_since
+  };
+  HASHCTL ctl{};
+  ctl.keysize = sizeof(NameData);
+  ctl.entrysize = sizeof(Seen);
+  HTAB *peers = hash_create("seal_sync history peers", 16, &ctl, HASH_ELEM | HASH_BLOBS);
+  bool spent = true;
+  for (int t = 0; t < kTables && spent; t++) {
+    const Oid oid = history_table(t);
+    const Relation rel = table_open(oid, AccessShareLock);
+    const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+    HeapTuple tuple;
+    while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
+      Datum values[kColumns];
+      bool nulls[kColumns];
+      heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+      bool found;
+      auto *seen = static_cast<Seen *>(hash_search(peers, DatumGetName(values[kPeer]), HASH_ENTER, &found));
+      if (!found)
+        seen->newest_here = seen->newest_there = -1;
+      const bool old = DatumGetTimestampTz(values[kAt]) <= keep_since;
+      const int64 entry = DatumGetInt64(values[kEntry]);
+      if (oid == table) {
+        seen->newest_here = Max(seen->newest_here, entry);
+        spent = spent && old;
+      } else if (old && DatumGetChar(values[kKind]) == 'a') {
+        seen->newest_there = Max(seen->newest_there, entry);
+      }
+    }
+    systable_endscan(scan);
+    table_close(rel, AccessShareLock);
+  }
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, peers);
+  while (auto *seen = static_cast<Seen *>(hash_seq_search(&status)))
+    spent = spent && (seen->newest_here < seen->newest_there || seen->newest_here < 0 ||
+                      !config::peer_exists(NameStr(seen->peer)));
+  hash_destroy(peers);
+  return spent;
 }
 
 } // namespace seal_sync::scan
