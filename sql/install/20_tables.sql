@@ -19,6 +19,7 @@ SELECT pg_catalog.pg_extension_config_dump('seal_sync.peer', '');
 -- stored before the first batch (design section 4, Apply).
 CREATE TABLE seal_sync.peer_state (
     peer name NOT NULL PRIMARY KEY REFERENCES seal_sync.peer ON DELETE CASCADE,
+    server_oid oid, -- so that a renamed server is followed
     token uuid,
     generation bigint NOT NULL DEFAULT 0,
     paused_since timestamptz,
@@ -28,7 +29,8 @@ CREATE TABLE seal_sync.peer_state (
     halt_message text
 );
 
--- cluster_id is local: it stands in the change log.
+-- cluster_id is local: it stands in the change log, and is never used a second time.
+CREATE SEQUENCE seal_sync.cluster_id AS integer;
 CREATE TABLE seal_sync.cluster (
     cluster name NOT NULL PRIMARY KEY,
     cluster_id integer NOT NULL UNIQUE,
@@ -55,11 +57,13 @@ CREATE TABLE seal_sync.table_rule (
 );
 SELECT pg_catalog.pg_extension_config_dump('seal_sync.table_rule', '');
 
--- key_columns: names and types of the primary key when the table was added; DDL that changes them
--- while the table is registered is refused, for the log holds keys of that shape.
+-- key_columns: numbers, types, collations and operator classes of the primary key when the table was
+-- added; DDL that changes them while the table is registered is refused, for the log holds keys of
+-- that shape. cluster_attno: the cluster column by number, so that a renamed column is followed.
 CREATE TABLE seal_sync.table_state (
     relation oid NOT NULL PRIMARY KEY,
     key_columns text NOT NULL,
+    cluster_attno smallint NOT NULL,
     added_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     added_by name NOT NULL DEFAULT session_user,
     dirty_since timestamptz,

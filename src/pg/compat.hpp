@@ -60,4 +60,13 @@ inline IndexScanDesc index_beginscan(Relation heap, Relation index, Snapshot sna
 #endif
 }
 
+/// Whether a role owns a relation: PostgreSQL 16 made one function of many (commit afbfc02983f).
+inline bool owns_relation(Oid relation, Oid role) {
+#if PG_VERSION_NUM >= 160000
+  return object_ownercheck(RelationRelationId, relation, role);
+#else
+  return pg_class_ownercheck(relation, role);
+#endif
+}
+
 } // namespace seal_sync::pg
