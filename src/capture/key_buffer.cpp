@@ -7,6 +7,7 @@
 
 #include "capture/capture.hpp"
 #include "capture/change_log.hpp"
+#include "pg/guc.hpp"
 #include "pg/shared_state.hpp"
 
 namespace seal_sync::capture {
@@ -222,12 +223,39 @@ void append_key(core::Buffer &out, const config::Table *table, TupleTableSlot *r
 
 } // namespace
 
+namespace {
+
+/// What becomes of a change while the log is full: refused, or left out with a mark that the table
+/// needs all its rows shipped again. Deletes are recorded all the same, for no row would tell of them.
+bool left_out_as_full(core::ChangeKind kind, const config::Table *table, const config::Cluster *cluster) {
+  pg::DatabaseSlot *slot = pg::my_database_slot();
+  if (likely(slot == nullptr || pg_atomic_read_u32(&slot->log_full) == 0))
+    return false;
+  if (guc::log_full_action == guc::kRefuseWrites)
+    ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+            errmsg("the change log is full"),
+            errdetail("It has reached seal_sync.max_log_size, and seal_sync.log_full_action is refuse_writes."),
+            errhint("See seal_sync.health for the peer that does not take its changes."));
+  if (kind == core::ChangeKind::kDelete)
+    return false;
+  Level *level = current_level();
+  const size_t start = level->row.size;
+  level->writer.select(level->row, core::ChangeKind::kMark, table->root, table->relation,
+                       static_cast<uint32_t>(cluster->id), {});
+  account(level, level->row.size - start);
+  return true;
+}
+
+} // namespace
+
 void remember(core::ChangeKind kind, const config::Table *table, const config::Cluster *cluster,
               core::ByteSpan mask, TupleTableSlot *row) {
   if (scratch.grow == nullptr) {
     scratch.grow = grow;
     scratch.owner = TopMemoryContext;
   }
+  if (left_out_as_full(kind, table, cluster))
+    return;
   scratch.size = 0;
   append_key(scratch, table, row);
   if (scratch.size > core::kMaxRunBytes / 2)

@@ -23,6 +23,7 @@ enum class ChangeKind : std::uint8_t {
   kUpdate = 'U',
   kDelete = 'D',
   kWhole = 'W', // not a change of the application: ship the row as it is now (copy, retry)
+  kMark = 'M',  // no keys: inserts and updates of this table were not recorded, the log was full
 };
 
 inline constexpr std::uint8_t kChangeLogVersion = 1;
@@ -40,7 +41,7 @@ struct ChangeRun {
 };
 
 [[nodiscard]] constexpr bool valid_kind(std::uint8_t kind) noexcept {
-  return kind == 'I' || kind == 'U' || kind == 'D' || kind == 'W';
+  return kind == 'I' || kind == 'U' || kind == 'D' || kind == 'W' || kind == 'M';
 }
 
 /// Walks the runs of one log row. next() is false at the end and on damage; tell them by damaged().

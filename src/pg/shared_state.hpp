@@ -91,6 +91,7 @@ struct DatabaseSlot {
   bool unwanted;  // seal_sync.databases does not name it
   bool absent;    // the last database worker found no extension there
   pg_atomic_uint32 segment;   // change log segment that writers should take (a hint)
+  pg_atomic_uint32 log_full;  // nonzero: the change log has reached max_log_size
   pg_atomic_uint32 history;   // route_history table that route workers should take (a hint)
   pg_atomic_uint64 committed; // rises at each commit that wrote to the log
   pg_atomic_uint32 idle_routes; // how many route workers wait for a wake-up

@@ -25,13 +25,14 @@ constexpr int kLittleMemoryKb = 1024;
 struct TableWork {
   Oid root; // hash key
   bool unregistered; // table_remove'd since: its entries are dropped
-  uint64 root_serial;
+  uint64 root_signature;
   const config::Table *table;
   SentTable *sent;
   SortedKeys *keys;
   SortedKeys *waiting; // of clusters that the peer does not accept yet
   RowSource *source;
   RowEncoder *encoder;
+  bool marked;                     // the log was full: changes were left out
   int64 inserts, updates, deletes; // captured
   int64 shipped;
   size_t bytes;
@@ -57,6 +58,7 @@ struct Batch {
   HTAB *held_index;
   int64 log_keys;
   int64 held_keys;
+  int64 marks;
   int64 rows;
   int64 delete_rows;
   bool stale;
@@ -161,7 +163,7 @@ TableWork *work_for(Batch *batch, Oid root) {
     batch->stale = work->unregistered = true;
   if (!work->unregistered) {
     const int memory = batch->table_count < kFirstSorters ? kMuchMemoryKb : kLittleMemoryKb;
-    work->root_serial = work->table->serial;
+    work->root_signature = work->table->signature;
     work->sent = sent_table(batch->session, work->table);
     work->keys = begin_keys(work->table, memory);
     if (batch->table_count == batch->order_capacity) {
@@ -255,6 +257,10 @@ void collect_run(Batch *batch, const core::ChangeRun &run, MemoryContext scratch
   case core::ChangeKind::kDelete:
     work->deletes += run.keys;
     break;
+  case core::ChangeKind::kMark:
+    work->marked = true;
+    batch->marks++;
+    return;
   case core::ChangeKind::kWhole:
     break;
   }
@@ -329,7 +335,7 @@ void close(Batch *batch) {
   MemoryContextDelete(batch->context);
 }
 
-int64 collected(const Batch *batch) { return batch->log_keys + batch->held_keys; }
+int64 collected(const Batch *batch) { return batch->log_keys + batch->held_keys + batch->marks; }
 int64 shipped_rows(const Batch *batch) { return batch->rows; }
 int64 shipped_deletes(const Batch *batch) { return batch->delete_rows; }
 const Position &position(const Batch *batch) { return batch->position; }
@@ -337,7 +343,7 @@ TimestampTz taken_at(const Batch *batch) { return batch->taken_at; }
 bool stale(const Batch *batch) { return batch->stale; }
 
 bool worth_shipping(const Batch *batch) {
-  if (batch->log_keys > 0)
+  if (batch->log_keys + batch->marks > 0)
     return true;
   for (int i = 0; i < batch->table_count; i++)
     if (fits(batch->order[i]) && keys_added(batch->order[i]->keys) > 0)
@@ -600,6 +606,8 @@ void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals,
   const MemoryContext old = MemoryContextSwitchTo(batch->context);
   for (int i = 0; i < batch->table_count; i++) {
     const TableWork *work = batch->order[i];
+    if (work->marked)
+      mark_dirty(work->root, "the change log was full");
     if (!fits(work) && keys_added(work->keys) > 0)
       hold_all(batch, work, work->keys, reason_of(work->sent));
     if (work->waiting != nullptr) {

@@ -131,6 +131,16 @@ void release_held(const int64 *ids, int count) {
   SPI_finish();
 }
 
+void mark_dirty(Oid relation, const char *reason) {
+  Oid types[2] = {OIDOID, TEXTOID};
+  Datum values[2] = {ObjectIdGetDatum(relation), CStringGetTextDatum(reason)};
+  SPI_connect();
+  execute("UPDATE seal_sync.table_state SET dirty_since = pg_catalog.clock_timestamp(), dirty_reason = $2 "
+          "WHERE relation OPERATOR(pg_catalog.=) $1 AND dirty_since IS NULL",
+          2, types, values, nullptr, SPI_OK_UPDATE);
+  SPI_finish();
+}
+
 int64 count_held(const char *peer) {
   if (nothing_held())
     return 0;

@@ -35,6 +35,8 @@ int load_held(const char *peer, int limit, HeldKey **keys);
 int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::ByteSpan key,
                const HeldReason &reason);
 void release_held(const int64 *ids, int count);
+/// A table some of whose inserts and updates were not recorded: it is to be shipped again.
+void mark_dirty(Oid relation, const char *reason);
 int64 count_held(const char *peer);
 
 } // namespace seal_sync::scan

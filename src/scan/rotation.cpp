@@ -7,8 +7,10 @@
 
 #include "scan/rotation.hpp"
 
+#include "capture/capture.hpp"
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
+#include "pg/guc.hpp"
 #include "pg/shared_state.hpp"
 #include "scan/history.hpp"
 
@@ -17,6 +19,8 @@ namespace seal_sync::scan {
 namespace {
 
 constexpr BlockNumber kFullSegmentBlocks = 64 * 1024 * 1024 / BLCKSZ;
+
+int64 limit_bytes() { return static_cast<int64>(guc::max_log_size) * 1024 * 1024; }
 
 struct Needs {
   Position *positions;
@@ -149,7 +153,33 @@ int64 rotate_log(TimestampTz keep_since) {
       moved_at = now;
     }
   }
+  pg_atomic_write_u32(&slot->log_full, guc::max_log_size > 0 && total >= limit_bytes() ? 1 : 0);
   return total;
+}
+
+bool heal_dirty_table() {
+  pg::DatabaseSlot *slot = pg::my_database_slot();
+  if (slot == nullptr || pg_atomic_read_u32(&slot->log_full) != 0 ||
+      (guc::max_log_size > 0 && log_bytes() > limit_bytes() / 2))
+    return false;
+  SPI_connect();
+  const int rc = SPI_execute("SELECT relation FROM seal_sync.table_state WHERE dirty_since IS NOT NULL LIMIT 1", true, 1);
+  bool is_null;
+  const Oid relation = rc == SPI_OK_SELECT && SPI_processed == 1
+                           ? DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null))
+                           : InvalidOid;
+  if (OidIsValid(relation)) {
+    // First the mark, then the rows: a change left out after our snapshot marks the table anew.
+    Oid types[1] = {OIDOID};
+    Datum values[1] = {ObjectIdGetDatum(relation)};
+    SPI_execute_with_args("UPDATE seal_sync.table_state SET dirty_since = NULL, dirty_reason = NULL "
+                          "WHERE relation OPERATOR(pg_catalog.=) $1",
+                          1, types, values, nullptr, false, 0);
+  }
+  SPI_finish();
+  if (OidIsValid(relation))
+    capture::recapture(relation);
+  return OidIsValid(relation);
 }
 
 int64 log_bytes() {
