@@ -3,7 +3,6 @@
 // Loaded by shared_preload_libraries all of it is there. Loaded later, into one backend, capture and
 // the SQL functions work; shared memory and workers need a server start.
 #include "capture/capture.hpp"
-#include "core/version.hpp"
 #include "pg/guc.hpp"
 #include "pg/shared_state.hpp"
 #include "worker/ddl_hooks.hpp"

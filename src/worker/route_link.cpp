@@ -2,7 +2,6 @@
 #include "worker/route_link.hpp"
 
 #include "config/config.hpp"
-#include "core/version.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
 #include "worker/bytes.hpp"
