@@ -152,7 +152,8 @@ const char *kind_name(core::ChangeKind kind) {
   case core::ChangeKind::kDelete:
     return "delete";
   case core::ChangeKind::kWhole:
-    return "copy";
+  case core::ChangeKind::kMark: // has no keys
+    break;
   }
   return "copy";
 }
