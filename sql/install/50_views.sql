@@ -340,7 +340,7 @@ WITH server AS MATERIALIZED (
     UNION ALL
     SELECT 'warning', 'table_dirty', 'table ' || s.relation::regclass::text, s.dirty_since,
         'changes of the table were not recorded: ' || coalesce(s.dirty_reason, 'reason unknown'),
-        'Remove the table and add it again with existing_rows => ''copy''.'
+        'All its rows are shipped again by themselves once the change log has room.'
     FROM seal_sync.table_state s WHERE s.dirty_since IS NOT NULL
     UNION ALL
     SELECT 'warning', 'table_' || h.state, 'table ' || h.relation::regclass::text, h.since,
