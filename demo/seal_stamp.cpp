@@ -35,8 +35,7 @@
 #include <string_view>
 #include <vector>
 
-namespace
-{
+namespace {
 
 using std::numbers::pi;
 using namespace std::string_literals;
@@ -50,8 +49,7 @@ constexpr const char *font_families = "AR PL SungtiL GB, Noto Serif CJK SC, AR P
 // ---------------------------------------------------------------------------------------------
 // Numbers that are the same everywhere (the distributions of <random> differ between libraries)
 
-constexpr std::uint64_t mix(std::uint64_t x)
-{
+constexpr std::uint64_t mix(std::uint64_t x) {
   x += 0x9e3779b97f4a7c15;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
   x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
@@ -59,13 +57,9 @@ constexpr std::uint64_t mix(std::uint64_t x)
 }
 
 // std::lerp keeps promises about corner cases that cost half of the drawing time
-constexpr double blend(double a, double b, double t)
-{
-  return a + (b - a) * t;
-}
+constexpr double blend(double a, double b, double t) { return a + (b - a) * t; }
 
-class Random
-{
+class Random {
 public:
   explicit Random(std::uint64_t seed) : state_{mix(seed)} {}
 
@@ -80,13 +74,11 @@ private:
 };
 
 // Smooth noise in [-1, 1]: random values on a grid, blended between its points.
-class Noise
-{
+class Noise {
 public:
   Noise(std::uint64_t seed, double cell) : seed_{mix(seed)}, scale_{1 / cell} {}
 
-  double at(double x, double y) const
-  {
+  double at(double x, double y) const {
     x *= scale_;
     y *= scale_;
     const double fx = std::floor(x), fy = std::floor(y);
@@ -100,8 +92,7 @@ public:
 private:
   static double ease(double t) { return t * t * (3 - 2 * t); }
 
-  double corner(std::int64_t x, std::int64_t y) const
-  {
+  double corner(std::int64_t x, std::int64_t y) const {
     const auto h = mix(seed_ ^ (static_cast<std::uint64_t>(x) * 0x8da6b343u) ^
                        (static_cast<std::uint64_t>(y) * 0xd8163841u));
     return static_cast<double>(h >> 11) * 0x1p-52 - 1;
@@ -142,8 +133,7 @@ struct Seal {
 // Distinct numbers give distinct holders: the number walks through all combinations in a shuffled
 // order (a step that shares no factor with their count visits each once; one near the golden
 // section keeps neighbours unlike).
-Seal describe(std::uint64_t seed, int number, int version)
-{
+Seal describe(std::uint64_t seed, int number, int version) {
   constexpr std::uint64_t step = 29'717;
   constexpr std::uint64_t combinations =
       places.size() * brand_first.size() * brand_second.size() * trades.size();
@@ -188,8 +178,7 @@ struct Release {
 };
 template <class T> using Owned = std::unique_ptr<T, Release>;
 
-std::vector<std::string> characters(const std::string &text)
-{
+std::vector<std::string> characters(const std::string &text) {
   std::vector<std::string> result;
   for (const char *p = text.c_str(); *p;) {
     const char *next = g_utf8_next_char(p);
@@ -199,29 +188,25 @@ std::vector<std::string> characters(const std::string &text)
   return result;
 }
 
-class Drawing
-{
+class Drawing {
 public:
   Drawing()
       : surface_{cairo_image_surface_create(CAIRO_FORMAT_A8, mask_size, mask_size)},
-        cairo_{cairo_create(surface_.get())}, layout_{pango_cairo_create_layout(cairo_.get())}
-  {
+        cairo_{cairo_create(surface_.get())}, layout_{pango_cairo_create_layout(cairo_.get())} {
     constexpr double pixels_per_mm = mask_size / 44.0;
     cairo_translate(cairo_.get(), mask_size / 2.0, mask_size / 2.0);
     cairo_scale(cairo_.get(), pixels_per_mm, pixels_per_mm);
     cairo_set_line_join(cairo_.get(), CAIRO_LINE_JOIN_ROUND);
   }
 
-  void ring(double radius, double width)
-  {
+  void ring(double radius, double width) {
     cairo_new_path(cairo_.get());
     cairo_set_line_width(cairo_.get(), width);
     cairo_arc(cairo_.get(), 0, 0, radius, 0, 2 * pi);
     cairo_stroke(cairo_.get());
   }
 
-  void star(double radius, double y)
-  {
+  void star(double radius, double y) {
     const double inner = radius * std::sin(pi / 10) / std::sin(7 * pi / 10);
     cairo_new_path(cairo_.get());
     for (int i = 0; i < 10; ++i) {
@@ -234,8 +219,7 @@ public:
 
   // One character, `width` wide and `height` high, its box centred at the origin of the current
   // matrix. `weight` thickens the strokes, as seal cutters do with a book face.
-  void glyph(const std::string &character, double width, double height, double weight)
-  {
+  void glyph(const std::string &character, double width, double height, double weight) {
     constexpr double em = 10;
     const Owned<PangoFontDescription> font{pango_font_description_from_string(font_families)};
     pango_font_description_set_absolute_size(font.get(), em * PANGO_SCALE);
@@ -265,8 +249,7 @@ public:
   // Characters along a circle, centred on `middle` (radians, 0 is to the right, clockwise), each
   // upright to the radius: heads outward, or inward when they stand on the lower half.
   void arc_text(const std::string &text, double radius, double middle, double step, double width,
-                double height, double weight, bool heads_inward = false)
-  {
+                double height, double weight, bool heads_inward = false) {
     const auto chars = characters(text);
     const double direction = heads_inward ? -1 : 1;
     double angle = middle - direction * step * (static_cast<double>(chars.size()) - 1) / 2;
@@ -282,8 +265,7 @@ public:
   }
 
   void line_text(const std::string &text, double y, double step, double width, double height,
-                 double weight)
-  {
+                 double weight) {
     const auto chars = characters(text);
     double x = -step * (static_cast<double>(chars.size()) - 1) / 2;
     for (const auto &c : chars) {
@@ -295,8 +277,7 @@ public:
     }
   }
 
-  cairo_surface_t *finish()
-  {
+  cairo_surface_t *finish() {
     cairo_surface_flush(surface_.get());
     return surface_.get();
   }
@@ -307,8 +288,7 @@ private:
   Owned<PangoLayout> layout_;
 };
 
-void draw_mask(Drawing &drawing, const Seal &seal, Random &random)
-{
+void draw_mask(Drawing &drawing, const Seal &seal, Random &random) {
   const double ring_width = random.between(1.0, 1.35);
   drawing.ring(20, ring_width);
   const bool inner_ring = random.chance(0.3);
@@ -340,18 +320,14 @@ void draw_mask(Drawing &drawing, const Seal &seal, Random &random)
 // ---------------------------------------------------------------------------------------------
 // The impression: rubber, pressure and ink
 
-class Mask
-{
+class Mask {
 public:
   explicit Mask(cairo_surface_t *surface)
-      : data_{cairo_image_surface_get_data(surface)}, stride_{
-                                                          cairo_image_surface_get_stride(surface)}
-  {
-  }
+      : data_{cairo_image_surface_get_data(surface)}, stride_{cairo_image_surface_get_stride(
+                                                          surface)} {}
 
   // Coverage at a point of the finished image, between the four nearest points of the mask.
-  double at(double x, double y) const
-  {
+  double at(double x, double y) const {
     x = std::clamp(x * mask_scale, 0.0, mask_size - 2.0);
     y = std::clamp(y * mask_scale, 0.0, mask_size - 2.0);
     const int ix = static_cast<int>(x), iy = static_cast<int>(y);
@@ -372,8 +348,7 @@ private:
 // files small.
 constexpr int shade_count = 20;
 
-std::array<std::uint32_t, shade_count> make_shades(Random &random)
-{
+std::array<std::uint32_t, shade_count> make_shades(Random &random) {
   const std::array ink = {random.between(0.76, 0.86), random.between(0.08, 0.14),
                           random.between(0.08, 0.17)};
   std::array<std::uint32_t, shade_count> shades{};
@@ -388,8 +363,7 @@ std::array<std::uint32_t, shade_count> make_shades(Random &random)
   return shades;
 }
 
-Owned<cairo_surface_t> press(const Mask &mask, const Seal &seal, Random &random)
-{
+Owned<cairo_surface_t> press(const Mask &mask, const Seal &seal, Random &random) {
   const auto shades = make_shades(random);
   const double turn = random.between(-5, 5) * pi / 180, sine = std::sin(turn),
                cosine = std::cos(turn);
@@ -442,8 +416,7 @@ Owned<cairo_surface_t> press(const Mask &mask, const Seal &seal, Random &random)
   return result;
 }
 
-void draw(const Seal &seal, const std::filesystem::path &file)
-{
+void draw(const Seal &seal, const std::filesystem::path &file) {
   Random random{seal.look};
   Drawing drawing;
   draw_mask(drawing, seal, random);
@@ -464,8 +437,7 @@ struct Options {
   int version = 1;
 };
 
-template <class T> T number_of(std::string_view option, std::string_view text, T least)
-{
+template <class T> T number_of(std::string_view option, std::string_view text, T least) {
   T value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size() || value < least)
@@ -474,8 +446,7 @@ template <class T> T number_of(std::string_view option, std::string_view text, T
   return value;
 }
 
-Options parse(int argc, char **argv)
-{
+Options parse(int argc, char **argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
@@ -500,8 +471,7 @@ Options parse(int argc, char **argv)
   return options;
 }
 
-void run(const Options &options)
-{
+void run(const Options &options) {
   std::filesystem::create_directories(options.out);
   std::ofstream manifest{options.out / "manifest.tsv"};
   for (int number = options.first; number < options.first + options.count; ++number) {
@@ -520,8 +490,7 @@ void run(const Options &options)
 
 } // namespace
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
   try {
     run(parse(argc, argv));
   } catch (const std::invalid_argument &e) {
