@@ -1,0 +1,167 @@
+-- Configuration: dumped by pg_dump as rules only. Identity, positions and the log are not dumped.
+
+-- Who this node is. At most one row; without it capture and apply do nothing.
+CREATE TABLE seal_sync.local_node (
+    only_row boolean NOT NULL DEFAULT true PRIMARY KEY CHECK (only_row),
+    node name NOT NULL,
+    token uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+CREATE TABLE seal_sync.peer (
+    peer name NOT NULL PRIMARY KEY,
+    server name NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+SELECT pg_catalog.pg_extension_config_dump('seal_sync.peer', '');
+
+-- What is known about a peer at run time. generation: issued by the peer at the last connection,
+-- stored before the first batch (design section 4, Apply).
+CREATE TABLE seal_sync.peer_state (
+    peer name NOT NULL PRIMARY KEY REFERENCES seal_sync.peer ON DELETE CASCADE,
+    server_oid oid, -- so that a renamed server is followed
+    token uuid,
+    generation bigint NOT NULL DEFAULT 0,
+    paused_since timestamptz,
+    pause_until timestamptz,
+    pause_reason text,
+    halted_since timestamptz,
+    halt_message text
+);
+
+-- cluster_id is local: it stands in the change log, and is never used a second time.
+CREATE SEQUENCE seal_sync.cluster_id AS integer;
+CREATE TABLE seal_sync.cluster (
+    cluster name NOT NULL PRIMARY KEY,
+    cluster_id integer NOT NULL UNIQUE,
+    match_values text[] NOT NULL,
+    home_node name NOT NULL,
+    standby_nodes name[]
+);
+SELECT pg_catalog.pg_extension_config_dump('seal_sync.cluster', '');
+
+-- Role of each cluster. epoch rises each time the primary moves.
+CREATE TABLE seal_sync.cluster_state (
+    cluster name NOT NULL PRIMARY KEY REFERENCES seal_sync.cluster ON DELETE CASCADE,
+    primary_node name NOT NULL,
+    epoch bigint NOT NULL DEFAULT 1,
+    since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+-- A registered table: its cluster by a column or by a constant.
+CREATE TABLE seal_sync.table_rule (
+    relation regclass NOT NULL PRIMARY KEY,
+    cluster_column name,
+    cluster name REFERENCES seal_sync.cluster,
+    CHECK ((cluster_column IS NULL) <> (cluster IS NULL))
+);
+SELECT pg_catalog.pg_extension_config_dump('seal_sync.table_rule', '');
+
+-- key_columns: numbers, types, collations and operator classes of the primary key when the table was
+-- added; DDL that changes them while the table is registered is refused, for the log holds keys of
+-- that shape. cluster_attno: the cluster column by number, so that a renamed column is followed.
+CREATE TABLE seal_sync.table_state (
+    relation oid NOT NULL PRIMARY KEY,
+    key_columns text NOT NULL,
+    cluster_attno smallint NOT NULL,
+    added_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    added_by name NOT NULL DEFAULT session_user,
+    dirty_since timestamptz,
+    dirty_reason text
+);
+
+-- The change log: one to the eye (view pending), physically eight segments that are filled in turn
+-- and emptied by TRUNCATE. Rows are only inserted. xid is the writer's top-level transaction;
+-- entries is what core/change_log_codec.hpp describes.
+DO $$
+BEGIN
+    FOR i IN 0..7 LOOP
+        EXECUTE pg_catalog.format('CREATE TABLE seal_sync.change_log_%s (
+            xid xid8 NOT NULL, entries bytea NOT NULL)
+            WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off)', i);
+        EXECUTE pg_catalog.format(
+            'ALTER TABLE seal_sync.change_log_%s SET (toast_tuple_target = 8160)', i);
+        EXECUTE pg_catalog.format(
+            'CREATE INDEX change_log_%s_xid ON seal_sync.change_log_%s (xid)', i, i);
+    END LOOP;
+END
+$$;
+
+-- What a route has sent (kind b, written durably before anything leaves the node) and what the peer
+-- has acknowledged (kind a). Rows are only inserted; two tables in turn, emptied by TRUNCATE.
+-- excluded: roots whose keys were left out (parked, waiting_peer) and went to seal_sync.held.
+DO $$
+BEGIN
+    FOR i IN 0..1 LOOP
+        EXECUTE pg_catalog.format('CREATE TABLE seal_sync.route_history_%s (
+            entry bigint NOT NULL,
+            peer name NOT NULL,
+            kind "char" NOT NULL,
+            batch bigint NOT NULL,
+            batch_id uuid NOT NULL,
+            snapshot pg_snapshot NOT NULL,
+            excluded oid[] NOT NULL,
+            excluded_clusters integer[] NOT NULL,
+            keys bigint NOT NULL,
+            at timestamptz NOT NULL) WITH (autovacuum_enabled = off)', i);
+        EXECUTE pg_catalog.format('CREATE INDEX route_history_%s_at ON seal_sync.route_history_%s
+            (peer, entry)', i, i);
+    END LOOP;
+END
+$$;
+
+-- What this node has applied of each origin, one row a batch, in the batch's transaction.
+DO $$
+BEGIN
+    FOR i IN 0..1 LOOP
+        EXECUTE pg_catalog.format('CREATE TABLE seal_sync.applied_%s (
+            origin name NOT NULL,
+            batch bigint NOT NULL,
+            batch_id uuid NOT NULL,
+            complete_until timestamptz NOT NULL,
+            rows bigint NOT NULL,
+            refusals bytea,
+            at timestamptz NOT NULL) WITH (autovacuum_enabled = off)', i);
+        EXECUTE pg_catalog.format('CREATE INDEX applied_%s_batch ON seal_sync.applied_%s
+            (origin, batch)', i, i);
+    END LOOP;
+END
+$$;
+
+-- Nodes that have spoken to us. A speaker must present generation_issued or generation_confirmed;
+-- anything older is a clone (trap T4).
+CREATE TABLE seal_sync.origin (
+    node name NOT NULL PRIMARY KEY,
+    token uuid NOT NULL,
+    generation_issued bigint NOT NULL DEFAULT 0,
+    generation_confirmed bigint NOT NULL DEFAULT 0,
+    login name NOT NULL,
+    first_seen timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+-- Keys that could not be shipped: refused by the peer (quarantined), or of a table or cluster that
+-- does not fit there (parked, waiting_peer). They are shipped whole when due. key is as in the
+-- change log. Removed when the peer has taken them.
+CREATE TABLE seal_sync.held (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    peer name NOT NULL REFERENCES seal_sync.peer ON DELETE CASCADE,
+    relation oid NOT NULL,
+    leaf oid NOT NULL,
+    cluster_id integer NOT NULL,
+    key bytea NOT NULL,
+    state text NOT NULL CHECK (state IN ('quarantined', 'parked', 'waiting_peer')),
+    kind "char" NOT NULL DEFAULT 'W',
+    sqlstate text,
+    message text,
+    detail text,
+    constraint_name name,
+    batch bigint,
+    first_failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    last_failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    attempts integer NOT NULL DEFAULT 1,
+    next_retry_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE UNIQUE INDEX held_key ON seal_sync.held (peer, relation, pg_catalog.sha256(key));
+
+-- Nothing here is anybody's but the extension's; views and functions give what a role may see.
+REVOKE ALL ON ALL TABLES IN SCHEMA seal_sync FROM PUBLIC;

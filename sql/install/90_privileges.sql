@@ -1,0 +1,33 @@
+-- Least privilege: nothing is anybody's, then each role gets what its line in the manual says.
+REVOKE ALL ON ALL TABLES IN SCHEMA seal_sync FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA seal_sync FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA seal_sync FROM PUBLIC;
+
+-- Names may be looked up by everybody: an owner who restores a registered table, or makes a partition
+-- of one, names and executes the trigger functions (trap T19). On an unregistered relation, or on a
+-- node without identity, they do nothing.
+GRANT USAGE ON SCHEMA seal_sync TO PUBLIC;
+GRANT EXECUTE ON FUNCTION seal_sync.capture(), seal_sync.truncate_guard() TO PUBLIC;
+
+GRANT USAGE ON FOREIGN DATA WRAPPER seal_sync TO seal_sync_admin;
+GRANT EXECUTE ON FUNCTION
+    seal_sync.node_create(name),
+    seal_sync.node_drop(),
+    seal_sync.peer_create(name, name, boolean),
+    seal_sync.peer_alter(name, name),
+    seal_sync.peer_drop(name),
+    seal_sync.cluster_create(name, name, text[], name[]),
+    seal_sync.cluster_alter(name, text[], text[]),
+    seal_sync.cluster_drop(name),
+    seal_sync.table_add(regclass, name, name, text, boolean),
+    seal_sync.table_remove(regclass)
+    TO seal_sync_admin;
+
+GRANT EXECUTE ON FUNCTION
+    seal_sync.version()
+    TO seal_sync_admin, seal_sync_operator, seal_sync_monitor, seal_sync_application;
+
+GRANT EXECUTE ON FUNCTION
+    seal_sync.is_primary(name),
+    seal_sync.primary_of(name)
+    TO seal_sync_admin, seal_sync_monitor, seal_sync_application;

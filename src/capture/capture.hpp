@@ -1,0 +1,17 @@
+#pragma once
+// What other folders may ask of capture. PostgreSQL regime.
+
+#include "config/config.hpp"
+
+namespace seal_sync::capture {
+
+/// Registers the transaction callbacks; from _PG_init.
+void init();
+void init_trigger(); // part of init()
+
+/// Enters every row of `relation` (a registered table or one of its leaves) whose cluster has its
+/// primary here into the change log, to be shipped whole. The caller holds a lock that keeps writers
+/// out. Returns the number of keys.
+int64 recapture(Oid relation);
+
+} // namespace seal_sync::capture

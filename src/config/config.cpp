@@ -1,0 +1,582 @@
+// See config.hpp.
+//
+// The cache is one memory context per generation of the rules. A generation that has become stale is
+// not freed before the transaction ends, so a pointer handed out stays good for its transaction even
+// when a trigger fired in between has refreshed the cache.
+
+#include "config/config.hpp"
+
+#include "pg/boundary.hpp"
+
+namespace seal_sync::config {
+
+namespace {
+
+struct OwnRelation {
+  NameData name;
+  Oid oid;
+};
+
+struct Rule {
+  Oid relation; // hash key
+  NameData cluster_column;
+  const Cluster *cluster;
+};
+
+struct TableEntry {
+  Oid relation; // hash key
+  Table *table; // NULL: not registered
+  bool stale;
+};
+
+} // namespace
+
+/// One slot of a table's direct-mapped memo from value bytes to cluster.
+struct ClusterMemo {
+  uint32 hash;
+  uint8 size; // 0: empty
+  uint8 bytes[46];
+  const Cluster *cluster;
+};
+
+namespace {
+
+constexpr int kMemoSlots = 64;
+
+MemoryContext generation = nullptr;
+List *retired = NIL; // generations to be freed at the end of the transaction
+bool rules_stale = true;
+uint64 rules_version = 0;
+
+bool have_node = false;
+NameData node_name;
+pg_uuid_t node_token;
+Cluster *clusters = nullptr;
+int clusters_used = 0;
+HTAB *rules = nullptr;
+HTAB *tables = nullptr;
+Oid last_relation = InvalidOid;
+Table *last_table = nullptr;
+
+constexpr int kMaxOwn = 48;
+OwnRelation own[kMaxOwn];
+int own_used = 0;
+Oid segments[kSegments];
+
+const char *const kRuleTables[] = {"local_node", "peer", "cluster", "cluster_state", "table_rule"};
+
+bool is_rule_table(const char *name) noexcept {
+  for (const char *rule_table : kRuleTables)
+    if (strcmp(name, rule_table) == 0)
+      return true;
+  return false;
+}
+
+/// Invalidations arrive anywhere, also in the middle of building an entry: only flags are set.
+void on_relcache_invalidation(Datum, Oid relation) noexcept {
+  if (relation == InvalidOid) {
+    rules_stale = true;
+    own_used = 0;
+    memset(segments, 0, sizeof segments);
+    return;
+  }
+  for (int i = 0; i < own_used; i++)
+    if (own[i].oid == relation) {
+      rules_stale = rules_stale || is_rule_table(NameStr(own[i].name));
+      own[i] = own[--own_used]; // it may just have been dropped with the extension
+      memset(segments, 0, sizeof segments);
+      return;
+    }
+  if (tables != nullptr) {
+    auto *entry = static_cast<TableEntry *>(hash_search(tables, &relation, HASH_FIND, nullptr));
+    if (entry != nullptr)
+      entry->stale = true;
+    if (relation == last_relation)
+      last_relation = InvalidOid;
+  }
+}
+
+void on_transaction_end(XactEvent event, void *) {
+  switch (event) {
+  case XACT_EVENT_COMMIT:
+  case XACT_EVENT_ABORT:
+  case XACT_EVENT_PREPARE:
+  case XACT_EVENT_PARALLEL_COMMIT:
+  case XACT_EVENT_PARALLEL_ABORT: {
+    ListCell *cell;
+    foreach (cell, retired)
+      MemoryContextDelete(static_cast<MemoryContext>(lfirst(cell)));
+    list_free(retired);
+    retired = NIL;
+    if (event == XACT_EVENT_ABORT)
+      rules_stale = true; // rules read under our own uncommitted changes are wrong now
+    break;
+  }
+  default:
+    break;
+  }
+}
+
+void register_callbacks() {
+  static bool registered = false;
+  if (registered)
+    return;
+  CacheRegisterRelcacheCallback(on_relcache_invalidation, static_cast<Datum>(0));
+  RegisterXactCallback(on_transaction_end, nullptr);
+  registered = true;
+}
+
+void drop_generation() {
+  if (generation == nullptr)
+    return;
+  const MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+  retired = lappend(retired, generation);
+  MemoryContextSwitchTo(old);
+  generation = nullptr;
+  tables = rules = nullptr;
+  clusters = nullptr;
+  clusters_used = 0;
+  have_node = false;
+  last_relation = InvalidOid;
+}
+
+/// Calls fn(values, nulls, memory context of the rules) for each row of one of our tables, seen with a
+/// catalog snapshot: committed by now, whatever the transaction's own snapshot says (trap T15).
+template <typename Fn> void for_each_row(const char *name, Fn fn) {
+  const Oid oid = own_relation(name);
+  if (!OidIsValid(oid))
+    return;
+  const Relation rel = table_open(oid, AccessShareLock);
+  const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+  HeapTuple tuple;
+  Datum values[16];
+  bool nulls[16];
+  while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
+    heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+    fn(values, nulls);
+  }
+  systable_endscan(scan);
+  table_close(rel, AccessShareLock);
+}
+
+int text_array(Datum value, const char ***out) {
+  Datum *elements;
+  bool *nulls;
+  int count;
+  deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls,
+                    &count);
+  *out = static_cast<const char **>(palloc(sizeof(char *) * Max(count, 1)));
+  int used = 0;
+  for (int i = 0; i < count; i++)
+    if (!nulls[i])
+      (*out)[used++] = TextDatumGetCString(elements[i]);
+  return used;
+}
+
+int name_array(Datum value, NameData **out) {
+  Datum *elements;
+  bool *nulls;
+  int count;
+  deconstruct_array(DatumGetArrayTypeP(value), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &elements,
+                    &nulls, &count);
+  *out = static_cast<NameData *>(palloc(sizeof(NameData) * Max(count, 1)));
+  int used = 0;
+  for (int i = 0; i < count; i++)
+    if (!nulls[i])
+      namestrcpy(&(*out)[used++], NameStr(*DatumGetName(elements[i])));
+  return used;
+}
+
+void load_rules() {
+  register_callbacks();
+  drop_generation();
+  // Cleared first: an invalidation that arrives while we read must not be lost.
+  rules_stale = false;
+  rules_version++;
+  generation = AllocSetContextCreate(TopMemoryContext, "seal_sync rules", ALLOCSET_DEFAULT_SIZES);
+  const MemoryContext old = MemoryContextSwitchTo(generation);
+
+  HASHCTL ctl{};
+  ctl.keysize = sizeof(Oid);
+  ctl.entrysize = sizeof(TableEntry);
+  ctl.hcxt = generation;
+  tables = hash_create("seal_sync tables", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+  ctl.entrysize = sizeof(Rule);
+  rules = hash_create("seal_sync rules", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+
+  for_each_row("local_node", [](Datum *values, bool *) {
+    have_node = true;
+    namestrcpy(&node_name, NameStr(*DatumGetName(values[1])));
+    memcpy(&node_token, DatumGetUUIDP(values[2]), sizeof node_token);
+  });
+
+  int count = 0;
+  for_each_row("cluster", [&](Datum *, bool *) { count++; });
+  clusters = static_cast<Cluster *>(palloc0(sizeof(Cluster) * Max(count, 1)));
+  for_each_row("cluster", [&](Datum *values, bool *nulls) {
+    if (clusters_used == count)
+      return;
+    Cluster *cluster = &clusters[clusters_used++];
+    namestrcpy(&cluster->name, NameStr(*DatumGetName(values[0])));
+    cluster->id = DatumGetInt32(values[1]);
+    cluster->match_count = text_array(values[2], &cluster->match_values);
+    namestrcpy(&cluster->primary_node, NameStr(*DatumGetName(values[3])));
+    cluster->standby_count = nulls[4] ? -1 : name_array(values[4], &cluster->standby_nodes);
+  });
+  for_each_row("cluster_state", [](Datum *values, bool *) {
+    for (int i = 0; i < clusters_used; i++)
+      if (namestrcmp(DatumGetName(values[0]), NameStr(clusters[i].name)) == 0) {
+        namestrcpy(&clusters[i].primary_node, NameStr(*DatumGetName(values[1])));
+        clusters[i].epoch = DatumGetInt64(values[2]);
+      }
+  });
+  for (int i = 0; i < clusters_used; i++)
+    clusters[i].primary_here =
+        have_node && namestrcmp(&clusters[i].primary_node, NameStr(node_name)) == 0;
+
+  for_each_row("table_rule", [](Datum *values, bool *nulls) {
+    const Oid relation = DatumGetObjectId(values[0]);
+    auto *rule = static_cast<Rule *>(hash_search(rules, &relation, HASH_ENTER, nullptr));
+    memset(&rule->cluster_column, 0, sizeof rule->cluster_column);
+    if (!nulls[1])
+      namestrcpy(&rule->cluster_column, NameStr(*DatumGetName(values[1])));
+    rule->cluster = nulls[2] ? nullptr : find_cluster(NameStr(*DatumGetName(values[2])));
+  });
+  if (!OidIsValid(own_relation("cluster")))
+    rules_stale = true; // no extension: nothing will tell us when it comes
+  MemoryContextSwitchTo(old);
+}
+
+void ensure_rules() {
+  if (rules_stale || generation == nullptr)
+    load_rules();
+}
+
+/// Fills what cluster_of() needs for the cluster column.
+void prepare_cluster_column(Table *table, Relation rel) {
+  const Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel), table->cluster_attno - 1);
+  Oid output;
+  bool is_varlena;
+  table->cluster_type = getBaseType(attr->atttypid);
+  getTypeOutputInfo(attr->atttypid, &output, &is_varlena);
+  fmgr_info_cxt(output, &table->cluster_out, CurrentMemoryContext);
+  table->cluster_blank_padded = table->cluster_type == BPCHAROID;
+  table->cluster_width = attr->attlen;
+  table->cluster_by_value = attr->attbyval;
+  table->cluster_memo = static_cast<ClusterMemo *>(palloc0(sizeof(ClusterMemo) * kMemoSlots));
+}
+
+/// Describes `relation`, a leaf of `root` or root itself, in the current memory context. The caller
+/// holds a lock on it. Column numbers differ between partitions (trap T24): mapped by name.
+Table *build_table(Oid relation, Oid root, const Rule *rule) {
+  const Relation rel = RelationIdGetRelation(relation);
+  if (!RelationIsValid(rel))
+    return nullptr;
+  const Relation root_rel = relation == root ? rel : RelationIdGetRelation(root);
+  if (!RelationIsValid(root_rel)) {
+    RelationClose(rel);
+    return nullptr;
+  }
+  auto *table = static_cast<Table *>(palloc0(sizeof(Table)));
+  static uint64 serial = 0;
+  table->serial = ++serial;
+  table->relation = relation;
+  table->root = root;
+  table->usable = true;
+
+  list_free(RelationGetIndexList(rel));
+  table->key_index = rel->rd_pkindex;
+  list_free(RelationGetIndexList(root_rel));
+  const Oid root_key = root_rel->rd_pkindex;
+  const TupleDesc desc = RelationGetDescr(rel);
+  const TupleDesc root_desc = RelationGetDescr(root_rel);
+
+  if (relation != root) {
+    table->root_attnos = static_cast<AttrNumber *>(palloc0(sizeof(AttrNumber) * desc->natts));
+    bool identical = desc->natts == root_desc->natts;
+    for (int i = 0; i < desc->natts; i++) {
+      const Form_pg_attribute attr = TupleDescAttr(desc, i);
+      if (attr->attisdropped)
+        continue;
+      for (int j = 0; j < root_desc->natts; j++)
+        if (!TupleDescAttr(root_desc, j)->attisdropped &&
+            namestrcmp(&attr->attname, NameStr(TupleDescAttr(root_desc, j)->attname)) == 0)
+          table->root_attnos[i] = static_cast<AttrNumber>(j + 1);
+      identical = identical && table->root_attnos[i] == i + 1;
+    }
+    if (identical)
+      table->root_attnos = nullptr;
+  }
+
+  if (!OidIsValid(root_key) || !OidIsValid(table->key_index))
+    table->usable = false;
+  else {
+    const Relation index = RelationIdGetRelation(root_key);
+    table->key_count = IndexRelationGetNumberOfKeyAttributes(index);
+    for (int i = 0; i < table->key_count; i++) {
+      KeyColumn *key = &table->keys[i];
+      key->root_attno = index->rd_index->indkey.values[i];
+      key->collation = index->rd_indcollation[i];
+      key->attno = key->root_attno;
+      if (table->root_attnos != nullptr) {
+        key->attno = InvalidAttrNumber;
+        for (int a = 0; a < desc->natts; a++)
+          if (table->root_attnos[a] == key->root_attno)
+            key->attno = static_cast<AttrNumber>(a + 1);
+      }
+      if (key->attno <= 0) {
+        table->usable = false;
+        break;
+      }
+      const Form_pg_attribute attr = TupleDescAttr(desc, key->attno - 1);
+      key->type = attr->atttypid;
+      key->width = attr->attlen;
+      key->by_value = attr->attbyval;
+      key->align = attr->attalign;
+    }
+    RelationClose(index);
+  }
+
+  if (rule->cluster != nullptr)
+    table->constant_cluster = rule->cluster;
+  else {
+    table->cluster_attno = get_attnum(relation, NameStr(rule->cluster_column));
+    if (table->cluster_attno <= 0)
+      table->usable = false;
+    else
+      prepare_cluster_column(table, rel);
+  }
+  if (root_rel != rel)
+    RelationClose(root_rel);
+  RelationClose(rel);
+  return table;
+}
+
+const Rule *find_rule(Oid relation) {
+  return static_cast<const Rule *>(hash_search(rules, &relation, HASH_FIND, nullptr));
+}
+
+/// The registered relation that `relation` belongs to: itself or the nearest partition ancestor.
+Oid registered_root(Oid relation) {
+  if (find_rule(relation) != nullptr)
+    return relation;
+  if (!get_rel_relispartition(relation))
+    return InvalidOid;
+  Oid root = InvalidOid;
+  List *ancestors = get_partition_ancestors(relation);
+  ListCell *cell;
+  foreach (cell, ancestors)
+    if (find_rule(lfirst_oid(cell)) != nullptr) {
+      root = lfirst_oid(cell);
+      break;
+    }
+  list_free(ancestors);
+  return root;
+}
+
+const Cluster *cluster_by_text(const char *text, size_t size) {
+  for (int i = 0; i < clusters_used; i++)
+    for (int m = 0; m < clusters[i].match_count; m++)
+      if (strlen(clusters[i].match_values[m]) == size &&
+          memcmp(clusters[i].match_values[m], text, size) == 0)
+        return &clusters[i];
+  return nullptr;
+}
+
+} // namespace
+
+void refresh() {
+  register_callbacks();
+  AcceptInvalidationMessages();
+  ensure_rules();
+}
+
+const char *local_node() {
+  ensure_rules();
+  return have_node ? NameStr(node_name) : nullptr;
+}
+
+bool local_token(pg_uuid_t *token) {
+  ensure_rules();
+  if (have_node)
+    memcpy(token, &node_token, sizeof node_token);
+  return have_node;
+}
+
+Table *find_table(Oid relation) {
+  if (relation == last_relation && !rules_stale)
+    return last_table;
+  ensure_rules();
+  if (!have_node)
+    return nullptr;
+  bool found;
+  auto *entry = static_cast<TableEntry *>(hash_search(tables, &relation, HASH_FIND, &found));
+  if (!found || entry->stale) {
+    const MemoryContext old = MemoryContextSwitchTo(generation);
+    const Oid root = registered_root(relation);
+    Table *table = OidIsValid(root) ? build_table(relation, root, find_rule(root)) : nullptr;
+    MemoryContextSwitchTo(old);
+    if (rules_stale) { // building read catalogs, and an invalidation of the rules came in
+      CHECK_FOR_INTERRUPTS();
+      return find_table(relation);
+    }
+    entry = static_cast<TableEntry *>(hash_search(tables, &relation, HASH_ENTER, nullptr));
+    entry->table = table;
+    entry->stale = false;
+  }
+  last_relation = relation;
+  last_table = entry->table;
+  return entry->table;
+}
+
+Table *describe_as(Oid relation, Oid root) {
+  ensure_rules();
+  const Rule *rule = find_rule(root);
+  return rule == nullptr ? nullptr : build_table(relation, root, rule);
+}
+
+const Cluster *find_cluster(int32 id) {
+  for (int i = 0; i < clusters_used; i++)
+    if (clusters[i].id == id)
+      return &clusters[i];
+  return nullptr;
+}
+
+const Cluster *find_cluster(const char *name) {
+  for (int i = 0; i < clusters_used; i++)
+    if (strcmp(NameStr(clusters[i].name), name) == 0)
+      return &clusters[i];
+  return nullptr;
+}
+
+int cluster_count() {
+  ensure_rules();
+  return clusters_used;
+}
+
+const Cluster *cluster_at(int index) { return &clusters[index]; }
+
+bool peer_exists(const char *name) {
+  bool exists = false;
+  for_each_row("peer", [&](Datum *values, bool *) {
+    exists = exists || namestrcmp(DatumGetName(values[0]), name) == 0;
+  });
+  return exists;
+}
+
+bool routed_to(const Cluster *cluster, const char *peer) {
+  if (!cluster->primary_here)
+    return false;
+  if (cluster->standby_count < 0)
+    return true;
+  for (int i = 0; i < cluster->standby_count; i++)
+    if (strcmp(NameStr(cluster->standby_nodes[i]), peer) == 0)
+      return true;
+  return false;
+}
+
+const Cluster *cluster_of(Table *table, Datum value, bool is_null) {
+  if (table->constant_cluster != nullptr)
+    return table->constant_cluster;
+  if (is_null)
+    return nullptr;
+
+  // Direct-mapped memo on the value's bytes: the output function is for first meetings only.
+  uint8 small[sizeof(Datum)];
+  const uint8 *bytes = nullptr;
+  size_t size = 0;
+  const int16 width = table->cluster_width;
+  if (width == -1) {
+    struct varlena *datum = pg_detoast_datum_packed(reinterpret_cast<struct varlena *>(DatumGetPointer(value)));
+    value = PointerGetDatum(datum);
+    bytes = reinterpret_cast<const uint8 *>(VARDATA_ANY(datum));
+    size = VARSIZE_ANY_EXHDR(datum);
+  } else if (table->cluster_by_value) {
+    memcpy(small, &value, sizeof small);
+    bytes = small;
+    size = sizeof small;
+  } else if (width > 0) {
+    bytes = reinterpret_cast<const uint8 *>(DatumGetPointer(value));
+    size = static_cast<size_t>(width);
+  }
+  ClusterMemo *slot = nullptr;
+  uint32 hash = 0;
+  if (bytes != nullptr && size > 0 && size <= sizeof slot->bytes) {
+    hash = DatumGetUInt32(hash_any(bytes, static_cast<int>(size)));
+    slot = &table->cluster_memo[hash % kMemoSlots];
+    if (slot->size == size && slot->hash == hash && memcmp(slot->bytes, bytes, size) == 0)
+      return slot->cluster;
+  }
+  char *text = OutputFunctionCall(&table->cluster_out, value);
+  size_t length = strlen(text);
+  if (table->cluster_blank_padded)
+    while (length > 0 && text[length - 1] == ' ')
+      length--;
+  const Cluster *cluster = cluster_by_text(text, length);
+  if (slot != nullptr) {
+    slot->hash = hash;
+    slot->size = static_cast<uint8>(size);
+    memcpy(slot->bytes, bytes, size);
+    slot->cluster = cluster;
+  }
+  pfree(text);
+  return cluster;
+}
+
+const Cluster *cluster_of(Table *table, TupleTableSlot *slot) {
+  if (table->constant_cluster != nullptr)
+    return table->constant_cluster;
+  bool is_null;
+  const Datum value = slot_getattr(slot, table->cluster_attno, &is_null);
+  return cluster_of(table, value, is_null);
+}
+
+void changed() {
+  const Oid oid = own_relation("cluster");
+  if (OidIsValid(oid))
+    CacheInvalidateRelcacheByRelid(oid);
+  CommandCounterIncrement();
+  rules_stale = true;
+}
+
+Oid own_relation(const char *name) {
+  register_callbacks();
+  for (int i = 0; i < own_used; i++)
+    if (strcmp(NameStr(own[i].name), name) == 0)
+      return own[i].oid;
+  // A schema of that name may be somebody else's: ask for the extension first (pg_net #264).
+  if (!OidIsValid(get_extension_oid("seal_sync", true)))
+    return InvalidOid;
+  const Oid schema = get_namespace_oid("seal_sync", true);
+  const Oid oid = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+  if (OidIsValid(oid) && own_used < kMaxOwn) {
+    namestrcpy(&own[own_used].name, name);
+    own[own_used++].oid = oid;
+  }
+  return oid;
+}
+
+Oid change_log_segment(int segment) {
+  if (!OidIsValid(segments[segment])) {
+    char name[NAMEDATALEN];
+    snprintf(name, sizeof name, "change_log_%d", segment);
+    segments[segment] = own_relation(name);
+  }
+  return segments[segment];
+}
+
+Oid extension_owner() {
+  const HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(own_relation("cluster")));
+  if (!HeapTupleIsValid(tuple))
+    ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"seal_sync\" does not exist"));
+  const Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
+  ReleaseSysCache(tuple);
+  return owner;
+}
+
+uint64 version() {
+  ensure_rules();
+  return rules_version;
+}
+
+} // namespace seal_sync::config

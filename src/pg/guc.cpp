@@ -1,0 +1,107 @@
+// See guc.hpp. Alphabetical; the unit stands in the flags, so that SHOW prints it.
+#include "pg/guc.hpp"
+
+#include "pg/postgres.hpp"
+
+extern "C" {
+#include "utils/varlena.h"
+}
+
+namespace seal_sync::guc {
+
+int apply_lock_timeout = 2000;
+int connect_timeout = 10000;
+char *databases = nullptr;
+bool enabled = true;
+int guard = kGuardRefuse;
+int log_full_action = kMarkDirty;
+int max_log_size = 10240;
+int max_snapshot_age = 300000;
+int reply_timeout = 60000;
+int resend_window = 900;
+int retry_max = 30000;
+int retry_min = 1000;
+int scan_period = 1000;
+bool wake_on_commit = true;
+
+namespace {
+
+constexpr config_enum_entry kGuardOptions[] = {{"refuse", kGuardRefuse, false},
+                                               {"warn", kGuardWarn, false},
+                                               {"off", kGuardOff, false},
+                                               {nullptr, 0, false}};
+constexpr config_enum_entry kLogFullOptions[] = {{"mark_dirty", kMarkDirty, false},
+                                                 {"refuse_writes", kRefuseWrites, false},
+                                                 {nullptr, 0, false}};
+constexpr int kDay = 24 * 60 * 60;
+
+extern "C" bool check_databases(char **value, void **, GucSource) {
+  if (*value == nullptr)
+    return true;
+  char *copy = pstrdup(*value);
+  List *names = NIL;
+  const bool fine = SplitIdentifierString(copy, ',', &names);
+  list_free(names);
+  pfree(copy);
+  if (!fine)
+    GUC_check_errdetail("List syntax is invalid.");
+  return fine;
+}
+
+void define_ms(const char *name, const char *what, const char *more, int *variable, int lowest,
+               int highest) {
+  DefineCustomIntVariable(name, what, more, variable, *variable, lowest, highest, PGC_SIGHUP,
+                          GUC_UNIT_MS, nullptr, nullptr, nullptr);
+}
+
+} // namespace
+
+void init() {
+  define_ms("seal_sync.apply_lock_timeout",
+            "How long applying a batch on the peer may wait for a lock there.",
+            "Beyond, the batch is rolled back and repeated: applications on the peer come first.",
+            &apply_lock_timeout, 1, kDay * 1000);
+  define_ms("seal_sync.connect_timeout", "How long connecting to a peer may take.", nullptr,
+            &connect_timeout, 100, kDay * 1000);
+  DefineCustomStringVariable("seal_sync.databases", "Databases in which workers run.",
+                             "Empty: every database that has the extension.", &databases, "",
+                             PGC_SIGHUP, GUC_LIST_INPUT, check_databases, nullptr, nullptr);
+  DefineCustomBoolVariable("seal_sync.enabled", "Whether anything is shipped from this server.",
+                           "Off as the first line of the configuration of a clone.", &enabled, true,
+                           PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+  DefineCustomEnumVariable("seal_sync.guard",
+                           "What happens to a change of a row whose cluster has its primary elsewhere.",
+                           nullptr, &guard, kGuardRefuse, kGuardOptions, PGC_SUSET, 0, nullptr,
+                           nullptr, nullptr);
+  DefineCustomEnumVariable("seal_sync.log_full_action",
+                           "What happens when the change log has reached seal_sync.max_log_size.",
+                           "mark_dirty: tables are marked for reconciliation and no longer logged.",
+                           &log_full_action, kMarkDirty, kLogFullOptions, PGC_SIGHUP, 0, nullptr,
+                           nullptr, nullptr);
+  DefineCustomIntVariable("seal_sync.max_log_size", "Largest size of the change log.",
+                          "0 means no limit.", &max_log_size, max_log_size, 0, INT_MAX / 2, PGC_SIGHUP,
+                          GUC_UNIT_MB, nullptr, nullptr, nullptr);
+  define_ms("seal_sync.max_snapshot_age", "How long one batch may hold its snapshot.",
+            "A batch that takes longer is abandoned and taken anew.", &max_snapshot_age, 1000,
+            kDay * 1000);
+  define_ms("seal_sync.reply_timeout", "How long to wait for an answer of a peer.",
+            "Applying a batch is given more, in proportion to its rows.", &reply_timeout, 100,
+            kDay * 1000);
+  DefineCustomIntVariable("seal_sync.resend_window", "How long acknowledged changes are kept.",
+                          "A peer that fell back by less than this is healed by sending again.",
+                          &resend_window, resend_window, 0, 7 * kDay, PGC_SIGHUP, GUC_UNIT_S, nullptr,
+                          nullptr, nullptr);
+  define_ms("seal_sync.retry_max", "Longest pause between attempts to reach a peer.", nullptr,
+            &retry_max, 100, kDay * 1000);
+  define_ms("seal_sync.retry_min", "First pause after a failed attempt to reach a peer.",
+            "It doubles with each failure up to seal_sync.retry_max.", &retry_min, 10, kDay * 1000);
+  define_ms("seal_sync.scan_period", "How often the change log is looked at.",
+            "Commits wake the workers as well, see seal_sync.wake_on_commit.", &scan_period, 10,
+            kDay * 1000);
+  DefineCustomBoolVariable("seal_sync.wake_on_commit",
+                           "Whether a commit that changed registered tables wakes the workers.",
+                           nullptr, &wake_on_commit, true, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+  MarkGUCPrefixReserved("seal_sync");
+}
+
+} // namespace seal_sync::guc

@@ -1,0 +1,130 @@
+#pragma once
+// From the change log to chunks on the wire: one scan, one batch.
+//
+// Called by worker/route_worker inside ONE transaction that the worker opened; PostgreSQL regime.
+// Memory: everything of a batch lives in a context of its own below the current one and is gone with
+// close(). Keys are sorted and made distinct with tuplesort, bounded by its memory limit.
+//
+// Invariants (design section 4, Scan):
+//  - a batch is every logged change visible in X_n and not in X_(n-1); never chosen by time or serial
+//  - rows are read under X_n itself; a table truncated or rewritten since X_n makes the batch stale
+//  - nothing leaves before commit_to_history() has returned: the row (route, n, id, X_n) is on disk,
+//    and with it WAL past every transaction X_n calls finished (traps T1, T2)
+
+#include "core/wire.hpp"
+#include "pg/postgres.hpp"
+
+namespace seal_sync::scan {
+
+/// A snapshot as numbers, as in type pg_snapshot. xip holds the top-level transactions that were
+/// running; xids at or above xmax had not started.
+struct Position {
+  uint64 xmin = 1;
+  uint64 xmax = 1;
+  uint32 running = 0;
+  uint64 *xip = nullptr; // palloc'd, ascending
+};
+Position copy_position(const Position &position, MemoryContext into);
+/// Whether a transaction finished before the position was taken.
+bool sees(const Position &position, uint64 xid);
+Position newest_position(); // of a snapshot taken now; nothing of the log is behind it
+
+/// What one connection has agreed on with its peer; made anew at each connect. Lives in `context`.
+struct Session {
+  MemoryContext context;
+  NameData peer;
+  int server_encoding_same; // nonzero: peer has our server encoding
+  uint32 next_table = 0;
+  HTAB *tables = nullptr; // SentTable by root, see descriptor.hpp
+  int accepted_count = 0;
+  int32 *accepted_clusters = nullptr; // cluster ids the peer accepts from us
+  uint64 config_version = 0;          // config::version() when made
+};
+Session *open_session(const char *peer, MemoryContext parent);
+void close_session(Session *session);
+void accept_cluster(Session *session, int32 cluster_id);
+
+enum class TableFit { kUnknown, kFits, kWaitingPeer, kParked };
+
+struct Batch;
+
+/// Takes X_n and collects the keys of the window after `previous`, and held keys that are due.
+/// Never waits for the network. The active snapshot is pushed until close().
+Batch *open(Session *session, const Position &previous);
+void close(Batch *batch);
+
+int64 collected(const Batch *batch);  // log entries in the window plus held keys, before distinct
+int64 shipped_rows(const Batch *batch); // rows put into chunks so far
+int64 shipped_deletes(const Batch *batch); // of these
+int left_out_tables(const Batch *batch);   // tables of this batch that do not fit the peer
+const Position &position(const Batch *batch);
+TimestampTz taken_at(const Batch *batch); // clock read before the snapshot: complete_until
+
+/// Tables are locked (ACCESS SHARE, without waiting) only while their rows are read, never while the
+/// network is waited for, and checked each time: truncated, rewritten or changed since X_n, or locked
+/// by DDL, makes the batch stale: abandon it and take a newer one soon (trap T8). To be asked after
+/// open() and whenever next_chunk() or write_wanted() has returned.
+bool stale(const Batch *batch);
+/// False when only held keys were found and none of them can go now: close the batch, nothing is owed.
+bool worth_shipping(const Batch *batch);
+
+/// The tables of this batch whose fit the connection does not know yet.
+int undescribed(Batch *batch); // index of one, or -1
+void write_describe(Batch *batch, int table, core::Buffer *out);
+TableFit read_describe(Batch *batch, int table, core::Reader *reply); // remembers problem and fit
+/// What the peer said of a table that does not fit.
+const char *table_problem(const Batch *batch, int table, const char **hint);
+/// Forget what was agreed (after SQLSTATE kSchemaChanged, or a config change): describe again.
+void forget_tables(Session *session);
+
+/// Writes (peer, n, id, X_n, left-out tables) so that it survives a crash, before anything leaves.
+void commit_to_history(Batch *batch, uint64 number, const core::wire::Id &id);
+
+/// Appends whole sections until about `limit` bytes; false when nothing is left (out may still hold
+/// the last sections). Rows count into shipped_rows().
+bool next_chunk(Batch *batch, core::Buffer *out, size_t limit);
+/// Answer to SQLSTATE kNeedRows: the wanted rows, whole, under the same X_n.
+void write_wanted(Batch *batch, core::Reader *wanted, core::Buffer *out);
+/// Cluster records for the ApplyRequest: every cluster accepted by the peer. Returns their number.
+uint64 write_clusters(Batch *batch, core::Buffer *out);
+
+/// After the peer has applied the batch (also when that is learnt only after a crash, see
+/// recover()): keeps left-out keys and refusals in seal_sync.held, removes held keys that went
+/// through, notes the acknowledgement. Same transaction; an asynchronous commit is enough.
+void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals, uint64 refusal_count);
+
+// ---- the route's history, used at connect ------------------------------------------------------
+
+struct HistoryEntry {
+  uint64 number = 0;
+  core::wire::Id id;
+  Position position;
+  bool acknowledged = false;
+  bool found = false;
+};
+/// The newest batch with kind b (sent) of a peer, and the newest acknowledged one.
+HistoryEntry last_sent(const char *peer);
+HistoryEntry last_acknowledged(const char *peer);
+/// The entry with this number and id, if it is still kept.
+HistoryEntry find_in_history(const char *peer, uint64 number, const core::wire::Id &id);
+/// The peer says it holds (number, id), which we sent but never saw acknowledged: do now what
+/// acknowledge() would have done, from the log.
+void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals, uint64 refusal_count);
+/// The peer fell back to an older batch that is still in the resend window: make it the newest
+/// acknowledged one; its position is where the next window starts.
+void rewind_to(const char *peer, const HistoryEntry &entry);
+/// First contact: start at the position where the peer was created (nothing older is owed).
+void start_at(const char *peer, const Position &position);
+
+/// How many keys wait for a peer (log entries after its acknowledged position, and held ones).
+int64 pending_keys(const char *peer);
+
+// ---- rotation, used by the database worker ------------------------------------------------------
+
+/// Moves writers to another segment when the current one is full or old, and empties segments whose
+/// every row is visible in the oldest position still needed by any peer (trap T21). Never waits for
+/// a lock. Own transaction(s) are the caller's. Returns bytes of the log after it.
+int64 rotate_log(TimestampTz keep_since);
+int64 log_bytes();
+
+} // namespace seal_sync::scan

@@ -1,0 +1,52 @@
+#pragma once
+// How a table travels: which columns, in which form, and what the peer said to it.
+//
+// One SentTable per registered table and connection (Session). Made from the catalogs when first
+// needed and again when the table's definition has changed; the peer knows it by its number.
+
+#include "scan/batch.hpp"
+#include "config/config.hpp"
+
+namespace seal_sync::scan {
+
+struct SentColumn {
+  NameData name;
+  AttrNumber root_attno;
+  core::wire::ColumnClass cls;
+  uint8 width;        // on the wire, kFixed only
+  uint8 key_position; // 1.. within the primary key
+  Oid type;
+  int16 typlen;
+  bool by_value;
+  FmgrInfo output; // kOutput: output function, kBinary: send function
+  FmgrInfo input;  // the inverse, for keys the peer sends back
+  Oid io_param;
+};
+
+struct SentTable {
+  Oid root; // hash key
+  uint64 serial; // of the config::Table it was made from
+  uint32 number; // on this connection
+  TableFit fit;
+  TimestampTz decided_at; // a table that does not fit is asked for again after a while
+  int column_count;
+  SentColumn *columns;
+  int key_count;
+  int *key_columns; // index into columns, in key order
+  char *sqlstate;   // what the peer said, when it does not fit
+  char *message;
+  char *detail;
+  char *hint;
+};
+
+/// The description of a registered table for this connection, made or renewed as needed.
+SentTable *sent_table(Session *session, const config::Table *root);
+void write_description(const SentTable *sent, const config::Table *root, core::Buffer *out);
+TableFit read_description_reply(SentTable *sent, core::Reader *reply, MemoryContext context);
+
+/// Appends one value in the column's wire form.
+void write_value(core::Buffer *out, const SentColumn *column, Datum value);
+/// Reads a keyrow as the peer returns it into key values, in key order.
+void read_keyrow(core::Reader *in, const SentTable *sent, Datum *values);
+
+} // namespace seal_sync::scan

@@ -1,0 +1,159 @@
+// See held.hpp.
+#include "scan/held.hpp"
+
+#include "pg/boundary.hpp"
+
+namespace seal_sync::scan {
+
+namespace {
+
+void execute(const char *sql, int count, Oid *types, Datum *values, const char *nulls, int expected,
+             long limit = 0) {
+  const int rc = SPI_execute_with_args(sql, count, types, values, nulls, false, limit);
+  if (rc != expected)
+    elog(ERROR, "seal_sync: unexpected SPI result %d", rc);
+}
+
+Datum name_datum(const char *text) { return DirectFunctionCall1(namein, CStringGetDatum(text)); }
+
+bytea *to_bytea(core::ByteSpan bytes) {
+  auto *copy = static_cast<bytea *>(palloc(bytes.size() + VARHDRSZ));
+  SET_VARSIZE(copy, bytes.size() + VARHDRSZ);
+  memcpy(VARDATA(copy), bytes.data(), bytes.size());
+  return copy;
+}
+
+bool nothing_held() {
+  const Relation rel = table_open(config::own_relation("held"), AccessShareLock);
+  const bool empty = RelationGetNumberOfBlocks(rel) == 0;
+  table_close(rel, AccessShareLock);
+  return empty;
+}
+
+} // namespace
+
+int load_held(const char *peer, int limit, HeldKey **keys) {
+  *keys = nullptr;
+  if (nothing_held()) // the usual case costs one look at the file's size
+    return 0;
+  const MemoryContext caller = CurrentMemoryContext;
+  SPI_connect();
+  Oid types[1] = {NAMEOID};
+  Datum values[1] = {name_datum(peer)};
+  execute("SELECT id, relation, key, next_retry_at <= pg_catalog.clock_timestamp(), cluster_id "
+          "FROM seal_sync.held WHERE peer OPERATOR(pg_catalog.=) $1 "
+          "AND (state OPERATOR(pg_catalog.=) 'quarantined' OR next_retry_at <= pg_catalog.clock_timestamp()) "
+          "ORDER BY 4 DESC, relation",
+          1, types, values, nullptr, SPI_OK_SELECT, limit);
+  const int count = static_cast<int>(SPI_processed);
+  const MemoryContext spi = MemoryContextSwitchTo(caller);
+  *keys = static_cast<HeldKey *>(palloc(sizeof(HeldKey) * static_cast<size_t>(Max(count, 1))));
+  for (int i = 0; i < count; i++) {
+    bool is_null;
+    const HeapTuple tuple = SPI_tuptable->vals[i];
+    const TupleDesc desc = SPI_tuptable->tupdesc;
+    HeldKey *key = &(*keys)[i];
+    key->id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &is_null));
+    key->relation = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &is_null));
+    const bytea *bytes = DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 3, &is_null));
+    key->key = {reinterpret_cast<const uint8_t *>(VARDATA_ANY(bytes)), VARSIZE_ANY_EXHDR(bytes)};
+    key->due = DatumGetBool(SPI_getbinval(tuple, desc, 4, &is_null));
+    key->cluster = DatumGetInt32(SPI_getbinval(tuple, desc, 5, &is_null));
+  }
+  MemoryContextSwitchTo(spi);
+  SPI_finish();
+  return count;
+}
+
+int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::ByteSpan key,
+               const HeldReason &reason) {
+  SPI_connect();
+  Oid types[12] = {NAMEOID, OIDOID, OIDOID, INT4OID, BYTEAOID, TEXTOID,
+                   CHAROID, TEXTOID, TEXTOID, TEXTOID, NAMEOID, INT8OID};
+  Datum values[12] = {};
+  char nulls[13] = "            ";
+  values[0] = name_datum(peer);
+  values[1] = ObjectIdGetDatum(relation);
+  values[2] = ObjectIdGetDatum(leaf);
+  values[3] = Int32GetDatum(cluster);
+  values[4] = PointerGetDatum(to_bytea(key));
+  values[5] = CStringGetTextDatum(reason.state);
+  values[6] = CharGetDatum(reason.kind);
+  const char *texts[3] = {reason.sqlstate, reason.message, reason.detail};
+  for (int i = 0; i < 3; i++) {
+    if (texts[i] == nullptr || texts[i][0] == '\0')
+      nulls[7 + i] = 'n';
+    else
+      values[7 + i] = CStringGetTextDatum(texts[i]);
+  }
+  if (reason.constraint == nullptr || reason.constraint[0] == '\0')
+    nulls[10] = 'n';
+  else
+    values[10] = name_datum(reason.constraint);
+  values[11] = Int64GetDatum(reason.batch);
+  // The delay doubles from 1 s to 10 min; parked tables are looked at again as soon as they fit.
+  execute("INSERT INTO seal_sync.held AS h (peer, relation, leaf, cluster_id, key, state, kind, sqlstate, "
+          "message, detail, constraint_name, batch, next_retry_at) "
+          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, pg_catalog.clock_timestamp() "
+          "OPERATOR(pg_catalog.+) CASE WHEN $6 OPERATOR(pg_catalog.=) 'quarantined' "
+          "THEN interval '1 s' ELSE interval '0' END) "
+          "ON CONFLICT (peer, relation, pg_catalog.sha256(key)) DO UPDATE SET state = excluded.state, "
+          "kind = excluded.kind, sqlstate = excluded.sqlstate, message = excluded.message, "
+          "detail = excluded.detail, constraint_name = excluded.constraint_name, batch = excluded.batch, "
+          "last_failed_at = pg_catalog.clock_timestamp(), attempts = h.attempts OPERATOR(pg_catalog.+) 1, "
+          "next_retry_at = CASE WHEN excluded.state OPERATOR(pg_catalog.=) 'quarantined' "
+          "THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) interval '1 s' OPERATOR(pg_catalog.*) "
+          "LEAST(600::float8, pg_catalog.power(2::float8, LEAST(h.attempts, 10)::float8)) "
+          "ELSE excluded.next_retry_at END "
+          "RETURNING id",
+          12, types, values, nulls, SPI_OK_INSERT_RETURNING);
+  bool is_null;
+  const int64 id =
+      SPI_processed == 1
+          ? DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null))
+          : 0;
+  SPI_finish();
+  return id;
+}
+
+void release_held(const int64 *ids, int count) {
+  if (count == 0)
+    return;
+  auto *elements = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(count)));
+  for (int i = 0; i < count; i++)
+    elements[i] = Int64GetDatum(ids[i]);
+  Oid types[1] = {INT8ARRAYOID};
+  Datum values[1] = {
+      PointerGetDatum(construct_array(elements, count, INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE))};
+  SPI_connect();
+  execute("DELETE FROM seal_sync.held WHERE id OPERATOR(pg_catalog.=) ANY ($1)", 1, types, values,
+          nullptr, SPI_OK_DELETE);
+  SPI_finish();
+}
+
+void mark_dirty(Oid relation, const char *reason) {
+  Oid types[2] = {OIDOID, TEXTOID};
+  Datum values[2] = {ObjectIdGetDatum(relation), CStringGetTextDatum(reason)};
+  SPI_connect();
+  execute("UPDATE seal_sync.table_state SET dirty_since = pg_catalog.clock_timestamp(), dirty_reason = $2 "
+          "WHERE relation OPERATOR(pg_catalog.=) $1 AND dirty_since IS NULL",
+          2, types, values, nullptr, SPI_OK_UPDATE);
+  SPI_finish();
+}
+
+int64 count_held(const char *peer) {
+  if (nothing_held())
+    return 0;
+  SPI_connect();
+  Oid types[1] = {NAMEOID};
+  Datum values[1] = {name_datum(peer)};
+  execute("SELECT pg_catalog.count(*) FROM seal_sync.held WHERE peer OPERATOR(pg_catalog.=) $1", 1,
+          types, values, nullptr, SPI_OK_SELECT);
+  bool is_null;
+  const int64 count =
+      DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+  SPI_finish();
+  return count;
+}
+
+} // namespace seal_sync::scan

@@ -1,0 +1,274 @@
+// The route's history: what was sent under which snapshot, and what the peer has acknowledged.
+//
+// Rows are only inserted, into one of two tables, which rotate. A sent batch (kind b) is inserted
+// frozen and flushed: it is on disk, whatever becomes of the transaction that holds X_n (see
+// doc/decisions/0001). The flush also covers the commit or abort record of every transaction that X_n
+// calls finished, for those were inserted before the transactions left the process array; so no xid
+// named by X_n can be used again after a crash (traps T1, T2). Acknowledgements (kind a) are ordinary.
+
+#include "scan/history.hpp"
+
+#include "config/config.hpp"
+#include "pg/boundary.hpp"
+#include "pg/shared_state.hpp"
+#include "scan/rotation.hpp"
+
+namespace seal_sync::scan {
+
+namespace {
+
+constexpr int kTables = 2;
+enum Column { kEntry, kPeer, kKind, kBatch, kBatchId, kSnapshot, kExcluded, kExcludedClusters, kKeys, kAt, kColumns };
+
+Oid history_table(int number) {
+  char name[NAMEDATALEN];
+  snprintf(name, sizeof name, "route_history_%d", number);
+  return config::own_relation(name);
+}
+
+struct Row {
+  int64 entry;
+  char kind;
+  HistoryEntry value;
+};
+
+/// Calls fn(row values) for each row of the peer, both tables, newest state.
+template <typename Fn> void for_each_entry(const char *peer, Fn fn) {
+  for (int t = 0; t < kTables; t++) {
+    const Oid oid = history_table(t);
+    if (!OidIsValid(oid))
+      continue;
+    const Relation rel = table_open(oid, AccessShareLock);
+    const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+    HeapTuple tuple;
+    while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
+      Datum values[kColumns];
+      bool nulls[kColumns];
+      heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+      if (namestrcmp(DatumGetName(values[kPeer]), peer) == 0)
+        fn(values);
+    }
+    systable_endscan(scan);
+    table_close(rel, AccessShareLock);
+  }
+}
+
+HistoryEntry to_entry(Datum *values) {
+  HistoryEntry entry;
+  entry.found = true;
+  entry.number = static_cast<uint64>(DatumGetInt64(values[kBatch]));
+  memcpy(entry.id.bytes, DatumGetUUIDP(values[kBatchId])->data, sizeof entry.id.bytes);
+  entry.position = position_from_datum(values[kSnapshot]);
+  entry.acknowledged = DatumGetChar(values[kKind]) == 'a';
+  return entry;
+}
+
+int64 last_entry(const char *peer) {
+  int64 newest = 0;
+  for_each_entry(peer, [&](Datum *values) { newest = Max(newest, DatumGetInt64(values[kEntry])); });
+  return newest;
+}
+
+HistoryEntry newest_of_kind(const char *peer, char kind) {
+  HistoryEntry found;
+  int64 newest = -1;
+  for_each_entry(peer, [&](Datum *values) {
+    if (DatumGetChar(values[kKind]) == kind && DatumGetInt64(values[kEntry]) > newest) {
+      newest = DatumGetInt64(values[kEntry]);
+      found = to_entry(values);
+    }
+  });
+  return found;
+}
+
+} // namespace
+
+void insert_history(const char *peer, char kind, uint64 number, const core::wire::Id &id,
+                    const Position &position, const LeftOut &left_out, int64 keys, bool durable) {
+  // The newest entry number is kept per process: only this route's worker writes its history.
+  static NameData cached_peer;
+  static int64 cached_entry = -1;
+  if (cached_entry < 0 || namestrcmp(&cached_peer, peer) != 0) {
+    namestrcpy(&cached_peer, peer);
+    cached_entry = last_entry(peer);
+  }
+
+  const pg::DatabaseSlot *slot = pg::my_database_slot();
+  const int number_of_table =
+      slot == nullptr ? 0 : static_cast<int>(pg_atomic_read_u32(const_cast<pg_atomic_uint32 *>(&slot->history)) % kTables);
+  const Relation rel = table_open(history_table(number_of_table), RowExclusiveLock);
+  List *indexes = RelationGetIndexList(rel);
+  const Relation index = index_open(linitial_oid(indexes), RowExclusiveLock);
+
+  NameData peer_name;
+  namestrcpy(&peer_name, peer);
+  pg_uuid_t uuid;
+  memcpy(uuid.data, id.bytes, sizeof uuid.data);
+  auto *roots = static_cast<Datum *>(palloc(sizeof(Datum) * Max(left_out.root_count, 1)));
+  for (int i = 0; i < left_out.root_count; i++)
+    roots[i] = ObjectIdGetDatum(left_out.roots[i]);
+  auto *clusters = static_cast<Datum *>(palloc(sizeof(Datum) * Max(left_out.cluster_count, 1)));
+  for (int i = 0; i < left_out.cluster_count; i++)
+    clusters[i] = Int32GetDatum(left_out.clusters[i]);
+
+  Datum values[kColumns];
+  bool nulls[kColumns] = {};
+  values[kEntry] = Int64GetDatum(cached_entry + 1);
+  values[kPeer] = NameGetDatum(&peer_name);
+  values[kKind] = CharGetDatum(kind);
+  values[kBatch] = Int64GetDatum(static_cast<int64>(number));
+  values[kBatchId] = UUIDPGetDatum(&uuid);
+  values[kSnapshot] = position_to_datum(position);
+  values[kExcluded] =
+      PointerGetDatum(construct_array(roots, left_out.root_count, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+  values[kExcludedClusters] = PointerGetDatum(
+      construct_array(clusters, left_out.cluster_count, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+  values[kKeys] = Int64GetDatum(keys);
+  values[kAt] = TimestampTzGetDatum(GetCurrentTimestamp());
+
+  const HeapTuple tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+  heap_insert(rel, tuple, GetCurrentCommandId(true), durable ? HEAP_INSERT_FROZEN : 0, nullptr);
+  Datum index_values[2] = {values[kPeer], values[kEntry]};
+  index_insert(index, index_values, nulls, &tuple->t_self, rel, UNIQUE_CHECK_NO, false,
+               BuildIndexInfo(index));
+  cached_entry++;
+  index_close(index, RowExclusiveLock);
+  table_close(rel, NoLock);
+  if (durable)
+    XLogFlush(XactLastRecEnd);
+}
+
+HistoryEntry last_sent(const char *peer) { return newest_of_kind(peer, 'b'); }
+
+HistoryEntry last_acknowledged(const char *peer) { return newest_of_kind(peer, 'a'); }
+
+HistoryEntry find_in_history(const char *peer, uint64 number, const core::wire::Id &id) {
+  HistoryEntry found;
+  for_each_entry(peer, [&](Datum *values) {
+    if (static_cast<uint64>(DatumGetInt64(values[kBatch])) != number)
+      return;
+    const HistoryEntry entry = to_entry(values);
+    if (entry.id == id && (!found.found || entry.acknowledged))
+      found = entry;
+  });
+  return found;
+}
+
+LeftOut left_out_of(const char *peer, uint64 number, const core::wire::Id &id) {
+  LeftOut left_out;
+  for_each_entry(peer, [&](Datum *values) {
+    if (DatumGetChar(values[kKind]) != 'b' || static_cast<uint64>(DatumGetInt64(values[kBatch])) != number ||
+        !(to_entry(values).id == id))
+      return;
+    Datum *elements;
+    int count;
+    deconstruct_array(DatumGetArrayTypePCopy(values[kExcluded]), OIDOID, sizeof(Oid), true, TYPALIGN_INT,
+                      &elements, nullptr, &count);
+    left_out.roots = static_cast<Oid *>(palloc(sizeof(Oid) * Max(count, 1)));
+    for (left_out.root_count = 0; left_out.root_count < count; left_out.root_count++)
+      left_out.roots[left_out.root_count] = DatumGetObjectId(elements[left_out.root_count]);
+    deconstruct_array(DatumGetArrayTypePCopy(values[kExcludedClusters]), INT4OID, sizeof(int32), true,
+                      TYPALIGN_INT, &elements, nullptr, &count);
+    left_out.clusters = static_cast<int32 *>(palloc(sizeof(int32) * Max(count, 1)));
+    for (left_out.cluster_count = 0; left_out.cluster_count < count; left_out.cluster_count++)
+      left_out.clusters[left_out.cluster_count] = DatumGetInt32(elements[left_out.cluster_count]);
+  });
+  return left_out;
+}
+
+void rewind_to(const char *peer, const HistoryEntry &entry) {
+  insert_history(peer, 'a', entry.number, entry.id, entry.position, LeftOut{}, 0, false);
+}
+
+void start_at(const char *peer, const Position &position) {
+  insert_history(peer, 'a', 0, core::wire::Id{}, position, LeftOut{}, 0, false);
+}
+
+bool needed_position(const char *peer, TimestampTz keep_since, Position *position) {
+  // The newest acknowledgement that is older than the resend window; while there is none, the oldest.
+  int64 newest_old = -1;
+  int64 oldest = PG_INT64_MAX;
+  Datum chosen = 0;
+  for_each_entry(peer, [&](Datum *values) {
+    if (DatumGetChar(values[kKind]) != 'a')
+      return;
+    const int64 entry = DatumGetInt64(values[kEntry]);
+    const bool old = DatumGetTimestampTz(values[kAt]) <= keep_since;
+    if (old ? entry > newest_old : newest_old < 0 && entry < oldest) {
+      if (old)
+        newest_old = entry;
+      else
+        oldest = entry;
+      chosen = datumCopy(values[kSnapshot], false, -1);
+    }
+  });
+  if (chosen == 0)
+    return false;
+  *position = position_from_datum(chosen);
+  return true;
+}
+
+bool history_is_old(Oid table, TimestampTz keep_since) {
+  bool old = false;
+  const Relation rel = table_open(table, AccessShareLock);
+  const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+  const HeapTuple first = systable_getnext(scan); // insert-only: the first row is the oldest
+  if (HeapTupleIsValid(first)) {
+    bool is_null;
+    old = DatumGetTimestampTz(heap_getattr(first, kAt + 1, RelationGetDescr(rel), &is_null)) < keep_since;
+  }
+  systable_endscan(scan);
+  table_close(rel, AccessShareLock);
+  return old;
+}
+
+bool history_is_spent(Oid table, TimestampTz keep_since) {
+  // A row is needed while it is its peer's newest acknowledgement older than keep_since, or younger.
+  // So the table is spent when it holds nothing younger, and each of its peers has such an
+  // acknowledgement in the other table that is newer than all it has here (after a restart the hint
+  // starts at 0 again, so the other table is not always the older one).
+  struct Seen {
+    NameData peer; // hash key
+    int64 newest_here;
+    int64 newest_there; // acknowledgement older than keep_since
+  };
+  HASHCTL ctl{};
+  ctl.keysize = sizeof(NameData);
+  ctl.entrysize = sizeof(Seen);
+  HTAB *peers = hash_create("seal_sync history peers", 16, &ctl, HASH_ELEM | HASH_BLOBS);
+  bool spent = true;
+  for (int t = 0; t < kTables && spent; t++) {
+    const Oid oid = history_table(t);
+    const Relation rel = table_open(oid, AccessShareLock);
+    const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+    HeapTuple tuple;
+    while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
+      Datum values[kColumns];
+      bool nulls[kColumns];
+      heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+      bool found;
+      auto *seen = static_cast<Seen *>(hash_search(peers, DatumGetName(values[kPeer]), HASH_ENTER, &found));
+      if (!found)
+        seen->newest_here = seen->newest_there = -1;
+      const bool old = DatumGetTimestampTz(values[kAt]) <= keep_since;
+      const int64 entry = DatumGetInt64(values[kEntry]);
+      if (oid == table) {
+        seen->newest_here = Max(seen->newest_here, entry);
+        spent = spent && old;
+      } else if (old && DatumGetChar(values[kKind]) == 'a') {
+        seen->newest_there = Max(seen->newest_there, entry);
+      }
+    }
+    systable_endscan(scan);
+    table_close(rel, AccessShareLock);
+  }
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, peers);
+  while (auto *seen = static_cast<Seen *>(hash_seq_search(&status)))
+    spent = spent && (seen->newest_here < seen->newest_there || seen->newest_here < 0 ||
+                      !config::peer_exists(NameStr(seen->peer)));
+  hash_destroy(peers);
+  return spent;
+}
+
+} // namespace seal_sync::scan

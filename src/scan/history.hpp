@@ -1,0 +1,25 @@
+#pragma once
+// See history.cpp; what batch.hpp promises of the history is implemented there too.
+
+#include "scan/log_reader.hpp"
+
+namespace seal_sync::scan {
+
+/// What a batch did not carry although it was in its window: tables and clusters that do not fit the
+/// peer. Their keys go to seal_sync.held when the batch is acknowledged.
+struct LeftOut {
+  Oid *roots = nullptr;
+  int root_count = 0;
+  int32 *clusters = nullptr;
+  int cluster_count = 0;
+};
+
+/// kind: b (sent) or a (acknowledged). durable: on disk and visible when this returns, whatever
+/// becomes of the transaction.
+void insert_history(const char *peer, char kind, uint64 number, const core::wire::Id &id,
+                    const Position &position, const LeftOut &left_out, int64 keys, bool durable);
+LeftOut left_out_of(const char *peer, uint64 number, const core::wire::Id &id);
+/// The oldest position that this peer may still need, given how long acknowledged keys are kept.
+bool needed_position(const char *peer, TimestampTz keep_since, Position *position);
+
+} // namespace seal_sync::scan

@@ -1,0 +1,162 @@
+// cluster_create, cluster_alter, cluster_drop, is_primary, primary_of.
+
+#include "config/config.hpp"
+#include "sql_api/spi.hpp"
+
+#include <algorithm>
+
+namespace seal_sync::sql_api {
+
+namespace {
+
+/// One change of the clusters at a time: match values of two must not overlap.
+void lock_clusters() { query("LOCK TABLE seal_sync.cluster IN SHARE ROW EXCLUSIVE MODE"); }
+
+std::vector<std::string> match_values(const std::string &cluster) {
+  const Rows rows = query("SELECT v FROM seal_sync.cluster c, pg_catalog.unnest(c.match_values) WITH ORDINALITY u(v, n) "
+                          "WHERE c.cluster = $1 ORDER BY n",
+                          {arg(cluster)});
+  std::vector<std::string> values;
+  for (size_t i = 0; i < rows.size(); i++)
+    values.push_back(rows.text(i, 0));
+  return values;
+}
+
+void require_cluster(const std::string &cluster) {
+  if (query("SELECT FROM seal_sync.cluster WHERE cluster = $1", {arg(cluster)}).empty())
+    throw core::Error("42704", "cluster \"" + cluster + "\" does not exist");
+}
+
+void refuse_overlap(const std::string &cluster, const std::vector<std::string> &values) {
+  for (size_t i = 0; i < values.size(); i++)
+    if (std::find(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(i), values[i]) !=
+        values.begin() + static_cast<std::ptrdiff_t>(i))
+      throw core::Error("22023", "value \"" + values[i] + "\" is given twice");
+  const Rows taken = query("SELECT v, c.cluster FROM seal_sync.cluster c, pg_catalog.unnest(c.match_values) v "
+                           "WHERE c.cluster <> $1 AND v = ANY ($2) ORDER BY v LIMIT 1",
+                           {arg(cluster), arg(values)});
+  if (!taken.empty())
+    throw core::Error("42710", "value \"" + taken.text(0, 0) + "\" belongs to cluster \"" + taken.text(0, 1) + "\" already",
+                      "A row can belong to one cluster only.");
+}
+
+/// Declaring may come before the peer is known; a wrong name would make a cluster nobody can write.
+void notice_unknown_node(const std::string &node) {
+  if (query("SELECT FROM seal_sync.local_node WHERE node = $1 UNION ALL SELECT FROM seal_sync.peer WHERE peer = $1",
+            {arg(node)})
+          .empty())
+    notice("node \"" + node + "\" is not known here yet", {},
+           "SELECT seal_sync.peer_create(" + literal(node) + ") makes it known.");
+}
+
+const config::Cluster *asked_cluster(FunctionCallInfo fcinfo) {
+  const std::string name = required_name(fcinfo, 0, "cluster");
+  const char *text = name.c_str();
+  const config::Cluster *cluster = pg::call([text] {
+    config::refresh();
+    return config::find_cluster(text);
+  });
+  if (cluster == nullptr)
+    throw core::Error("42704", "cluster \"" + name + "\" does not exist");
+  return cluster;
+}
+
+} // namespace
+
+SEAL_SYNC_FUNCTION(seal_sync_cluster_create) {
+  const std::string cluster = required_name(fcinfo, 0, "cluster");
+  const std::string primary = required_name(fcinfo, 1, "primary_node");
+  const std::vector<std::string> values = optional_list(fcinfo, 2, "match_values").value_or(std::vector{cluster});
+  const std::optional<std::vector<std::string>> standbys = optional_list(fcinfo, 3, "standby_nodes");
+  check_new_name("cluster", cluster);
+  check_new_name("node", primary);
+  if (values.empty())
+    throw core::Error("22023", "match_values must not be empty", "No row could belong to the cluster.");
+  require_node();
+
+  const AsOwner owner;
+  const Spi spi;
+  lock_clusters();
+  if (!query("SELECT FROM seal_sync.cluster WHERE cluster = $1", {arg(cluster)}).empty())
+    throw core::Error("42710", "cluster \"" + cluster + "\" already exists");
+  refuse_overlap(cluster, values);
+  notice_unknown_node(primary);
+  for (const std::string &standby : standbys.value_or(std::vector<std::string>{}))
+    if (standby != primary)
+      notice_unknown_node(standby);
+  // The number stands in the change log, so it is never given a second time.
+  const Rows id = query("SELECT greatest(pg_catalog.nextval('seal_sync.cluster_id'), "
+                        "(SELECT pg_catalog.max(c.cluster_id) + 1 FROM seal_sync.cluster c))");
+  query("SELECT pg_catalog.setval('seal_sync.cluster_id', $1)", {int_arg(std::stol(id.text(0, 0)))});
+  query("INSERT INTO seal_sync.cluster (cluster, cluster_id, match_values, home_node, standby_nodes) "
+        "VALUES ($1, $2, $3, $4, $5)",
+        {arg(cluster), int_arg(std::stol(id.text(0, 0))), arg(values), arg(primary),
+         standbys ? arg(*standbys) : Arg{TEXTARRAYOID, 0, true}});
+  query("INSERT INTO seal_sync.cluster_state (cluster, primary_node) VALUES ($1, $2)", {arg(cluster), arg(primary)});
+  rules_changed();
+  PG_RETURN_VOID();
+}
+
+SEAL_SYNC_FUNCTION(seal_sync_cluster_alter) {
+  const std::string cluster = required_name(fcinfo, 0, "cluster");
+  const std::vector<std::string> add = optional_list(fcinfo, 1, "add_values").value_or(std::vector<std::string>{});
+  const std::vector<std::string> drop = optional_list(fcinfo, 2, "drop_values").value_or(std::vector<std::string>{});
+
+  const AsOwner owner;
+  const Spi spi;
+  lock_clusters();
+  require_cluster(cluster);
+  std::vector<std::string> values = match_values(cluster);
+  for (const std::string &value : drop) {
+    const auto at = std::find(values.begin(), values.end(), value);
+    if (at == values.end())
+      throw core::Error("22023", "value \"" + value + "\" does not belong to cluster \"" + cluster + "\"");
+    values.erase(at);
+  }
+  values.insert(values.end(), add.begin(), add.end());
+  if (values.empty())
+    throw core::Error("22023", "cluster \"" + cluster + "\" would have no value left", "No row could belong to it.");
+  refuse_overlap(cluster, values);
+  query("UPDATE seal_sync.cluster SET match_values = $2 WHERE cluster = $1", {arg(cluster), arg(values)});
+  rules_changed();
+  PG_RETURN_VOID();
+}
+
+SEAL_SYNC_FUNCTION(seal_sync_cluster_drop) {
+  const std::string cluster = required_name(fcinfo, 0, "cluster");
+
+  const AsOwner owner;
+  const Spi spi;
+  lock_clusters();
+  require_cluster(cluster);
+  const Rows users = query("SELECT r.relation::pg_catalog.oid FROM seal_sync.table_rule r WHERE r.cluster = $1 "
+                           "ORDER BY r.relation::pg_catalog.text",
+                           {arg(cluster)});
+  if (!users.empty()) {
+    std::string tables;
+    for (size_t i = 0; i < users.size() && i < 5; i++)
+      tables += (i == 0 ? "\"" : ", \"") + display_name(users.oid(i, 0)) + "\"";
+    if (users.size() > 5)
+      tables += " and " + std::to_string(users.size() - 5) + " more";
+    throw core::Error("2BP01", "cannot drop cluster \"" + cluster + "\": tables belong to it as a whole",
+                      "Registered with this cluster: " + tables + ".",
+                      "SELECT seal_sync.table_remove(" + literal(sql_name(users.oid(0, 0))) + ") takes a table out.");
+  }
+  query("DELETE FROM seal_sync.held h USING seal_sync.cluster c WHERE c.cluster = $1 AND h.cluster_id = c.cluster_id",
+        {arg(cluster)});
+  query("DELETE FROM seal_sync.cluster WHERE cluster = $1", {arg(cluster)});
+  rules_changed();
+  PG_RETURN_VOID();
+}
+
+SEAL_SYNC_FUNCTION(seal_sync_is_primary) { PG_RETURN_BOOL(asked_cluster(fcinfo)->primary_here); }
+
+SEAL_SYNC_FUNCTION(seal_sync_primary_of) {
+  const config::Cluster *cluster = asked_cluster(fcinfo);
+  const Datum name = pg::call([cluster] {
+    return DirectFunctionCall1(namein, CStringGetDatum(NameStr(cluster->primary_node)));
+  });
+  PG_RETURN_DATUM(name);
+}
+
+} // namespace seal_sync::sql_api

@@ -1,0 +1,87 @@
+// node_create, node_drop: this database's identity, and what hangs on it.
+
+#include "core/version.hpp"
+#include "scan/batch.hpp"
+#include "sql_api/registration.hpp"
+
+namespace seal_sync::sql_api {
+
+namespace {
+
+/// What a restored dump holds are rules without positions, shapes and (rightly named) triggers; from
+/// now on they are alive. Rows are trusted to be as they were dumped.
+void revive_rules() {
+  query("INSERT INTO seal_sync.cluster_state (cluster, primary_node) "
+        "SELECT c.cluster, c.home_node FROM seal_sync.cluster c ON CONFLICT DO NOTHING");
+
+  const Rows peers = query("INSERT INTO seal_sync.peer_state (peer, server_oid) SELECT p.peer, s.oid "
+                           "FROM seal_sync.peer p LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = p.server "
+                           "ON CONFLICT DO NOTHING RETURNING peer");
+  for (size_t i = 0; i < peers.size(); i++) {
+    const char *peer = peers.text(i, 0).c_str();
+    pg::call([peer] { scan::start_at(peer, scan::newest_position()); });
+  }
+
+  const Rows tables = query("SELECT r.relation::pg_catalog.oid, coalesce(a.attnum, 0) FROM seal_sync.table_rule r "
+                            "JOIN pg_catalog.pg_class c ON c.oid = r.relation "
+                            "LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = r.relation "
+                            "AND a.attname = r.cluster_column AND NOT a.attisdropped");
+  for (size_t i = 0; i < tables.size(); i++) {
+    const Oid relation = tables.oid(i, 0);
+    pg::call([=] { list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr)); });
+    drop_triggers(relation); // restored ones bear the number the table had before
+    remember_shape(relation, shape_of(relation, std::stoi(tables.text(i, 1))));
+    make_triggers(relation);
+  }
+}
+
+} // namespace
+
+SEAL_SYNC_FUNCTION(seal_sync_node_create) {
+  const std::string node = required_name(fcinfo, 0, "node");
+  check_new_name("node", node);
+
+  const AsOwner owner;
+  const Spi spi;
+  query("LOCK TABLE seal_sync.local_node IN SHARE ROW EXCLUSIVE MODE");
+  const Rows have = query("SELECT node FROM seal_sync.local_node");
+  if (!have.empty())
+    throw core::Error("42710", "this database is node \"" + have.text(0, 0) + "\" already", {},
+                      "SELECT seal_sync.node_drop() takes its identity and all configuration away.");
+  if (!query("SELECT FROM seal_sync.peer WHERE peer = $1", {arg(node)}).empty())
+    throw core::Error("42710", "a peer is called \"" + node + "\"", "Nodes that work together have different names.");
+  query("INSERT INTO seal_sync.local_node (node, token) VALUES ($1, pg_catalog.gen_random_uuid())", {arg(node)});
+  rules_changed();
+  revive_rules();
+  PG_RETURN_VOID();
+}
+
+SEAL_SYNC_FUNCTION(seal_sync_node_drop) {
+  const AsOwner owner;
+  const Spi spi;
+  query("LOCK TABLE seal_sync.local_node IN SHARE ROW EXCLUSIVE MODE");
+  const Rows tables = query("SELECT r.relation::pg_catalog.oid FROM seal_sync.table_rule r "
+                            "JOIN pg_catalog.pg_class c ON c.oid = r.relation ORDER BY 1");
+  for (size_t i = 0; i < tables.size(); i++)
+    drop_triggers(tables.oid(i, 0));
+  query("DELETE FROM seal_sync.local_node");
+  query("DELETE FROM seal_sync.table_rule");
+  query("DELETE FROM seal_sync.table_state");
+  query("DELETE FROM seal_sync.held");
+  query("DELETE FROM seal_sync.peer");    // takes peer_state along
+  query("DELETE FROM seal_sync.cluster"); // and this cluster_state
+  query("DELETE FROM seal_sync.origin");
+  query("TRUNCATE seal_sync.change_log_0, seal_sync.change_log_1, seal_sync.change_log_2, "
+        "seal_sync.change_log_3, seal_sync.change_log_4, seal_sync.change_log_5, seal_sync.change_log_6, "
+        "seal_sync.change_log_7, seal_sync.route_history_0, seal_sync.route_history_1, "
+        "seal_sync.applied_0, seal_sync.applied_1");
+  rules_changed();
+  PG_RETURN_VOID();
+}
+
+SEAL_SYNC_FUNCTION(seal_sync_version) {
+  const Datum version = pg::call([] { return PointerGetDatum(cstring_to_text(SEAL_SYNC_VERSION)); });
+  PG_RETURN_DATUM(version);
+}
+
+} // namespace seal_sync::sql_api
