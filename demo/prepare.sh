@@ -6,15 +6,20 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# choose_major: the major asked for, else the newest one here, else what Debian calls "postgresql"
+# The major that Debian's package "postgresql" stands for; nothing if apt does not know yet
+default_major() {
+  apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' || :
+}
+
+# The major asked for, else the newest one here, else Debian's
 choose_major() {
   [ -z "$major" ] || return 0
   local v
   for v in $(ls /usr/lib/postgresql 2>/dev/null | sort -rn); do
-    if [ -x "/usr/lib/postgresql/$v/bin/postgres" ]; then major=$v; return; fi
+    [ ! -x "/usr/lib/postgresql/$v/bin/postgres" ] || { major=$v; return; }
   done
-  major=$(apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
-  [ -n "$major" ] || { as_root apt-get update -qq; major=$(apt-cache depends postgresql | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1); }
+  major=$(default_major)
+  [ -n "$major" ] || { as_root apt-get update -qq; major=$(default_major); }
   [ -n "$major" ] || die "no PostgreSQL here and none to install; give its major with --pg"
 }
 
@@ -38,7 +43,7 @@ install_missing() {
   local need quiet=/etc/postgresql-common/createcluster.d/seal_sync_demo.conf
   mapfile -t need < <(missing_packages | tr ' ' '\n')
   [ ${#need[@]} -gt 0 ] || return 0
-  say "installing: ${need[*]}"
+  echo "installing: ${need[*]}" | fold -s -w 96 | sed 's/^/  /'
   command -v apt-get >/dev/null || die "this is not Debian; install the equivalent of these packages first"
   [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || die "as root: apt-get install ${need[*]}"
   # Installing a server package would create and start a cluster on port 5432: not our business.
