@@ -266,6 +266,30 @@ void prepare_cluster_column(Table *table, Relation rel) {
   table->cluster_memo = static_cast<ClusterMemo *>(palloc0(sizeof(ClusterMemo) * kMemoSlots));
 }
 
+/// VACUUM and ANALYZE invalidate a relation as DDL does; a batch must tell them apart.
+uint64 signature_of(const Table *table, TupleDesc desc) {
+  uint64 hash = hash_combine64(table->relation, table->root);
+  const auto mix = [&](uint64 value) { hash = hash_combine64(hash, value * UINT64CONST(0x9e3779b97f4a7c15)); };
+  for (int i = 0; i < desc->natts; i++) {
+    const Form_pg_attribute attr = TupleDescAttr(desc, i);
+    mix(attr->attisdropped);
+    if (attr->attisdropped)
+      continue;
+    mix(DatumGetUInt64(hash_any_extended(reinterpret_cast<const unsigned char *>(NameStr(attr->attname)),
+                                         static_cast<int>(strlen(NameStr(attr->attname))), 0)));
+    mix(attr->atttypid);
+    mix(static_cast<uint64>(attr->atttypmod));
+    mix(static_cast<uint64>(attr->attgenerated));
+  }
+  mix(table->usable);
+  mix(table->key_index);
+  for (int i = 0; i < table->key_count; i++)
+    mix(static_cast<uint64>(table->keys[i].attno));
+  mix(static_cast<uint64>(table->cluster_attno));
+  mix(table->constant_cluster == nullptr ? 0 : static_cast<uint64>(table->constant_cluster->id));
+  return hash;
+}
+
 /// Describes `relation`, a leaf of `root` or root itself, in the current memory context. The caller
 /// holds a lock on it. Column numbers differ between partitions (trap T24): mapped by name.
 Table *build_table(Oid relation, Oid root, const Rule *rule) {
@@ -278,8 +302,6 @@ Table *build_table(Oid relation, Oid root, const Rule *rule) {
     return nullptr;
   }
   auto *table = static_cast<Table *>(palloc0(sizeof(Table)));
-  static uint64 serial = 0;
-  table->serial = ++serial;
   table->relation = relation;
   table->root = root;
   table->usable = true;
@@ -346,6 +368,7 @@ Table *build_table(Oid relation, Oid root, const Rule *rule) {
     else
       prepare_cluster_column(table, rel);
   }
+  table->signature = signature_of(table, desc);
   if (root_rel != rel)
     RelationClose(root_rel);
   RelationClose(rel);

@@ -38,7 +38,7 @@ struct KeyColumn {
 
 /// A relation whose rows are captured: a registered table, or a partition of one at any depth.
 struct Table {
-  uint64 serial; // differs whenever the description was made anew
+  uint64 signature; // of what matters here: columns, key, cluster rule. Not of statistics and the like
   Oid relation; // the relation that holds rows (leaf), or the registered one itself
   Oid root;     // the registered relation
   Oid key_index; // primary-key index of `relation`

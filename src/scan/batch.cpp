@@ -25,7 +25,7 @@ constexpr int kLittleMemoryKb = 1024;
 struct TableWork {
   Oid root; // hash key
   bool unregistered; // table_remove'd since: its entries are dropped
-  uint64 root_serial;
+  uint64 root_signature;
   const config::Table *table;
   SentTable *sent;
   SortedKeys *keys;
@@ -163,7 +163,7 @@ TableWork *work_for(Batch *batch, Oid root) {
     batch->stale = work->unregistered = true;
   if (!work->unregistered) {
     const int memory = batch->table_count < kFirstSorters ? kMuchMemoryKb : kLittleMemoryKb;
-    work->root_serial = work->table->serial;
+    work->root_signature = work->table->signature;
     work->sent = sent_table(batch->session, work->table);
     work->keys = begin_keys(work->table, memory);
     if (batch->table_count == batch->order_capacity) {

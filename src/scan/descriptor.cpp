@@ -171,11 +171,11 @@ SentTable *sent_table(Session *session, const config::Table *root) {
   if ((sent->fit == TableFit::kParked || sent->fit == TableFit::kWaitingPeer) &&
       TimestampDifferenceExceeds(sent->decided_at, GetCurrentTimestamp(), kAskAgainMs))
     sent->columns = nullptr;
-  if (!found || sent->serial != root->serial || sent->columns == nullptr) {
+  if (!found || sent->signature != root->signature || sent->columns == nullptr) {
     const MemoryContext old = MemoryContextSwitchTo(session->context);
     sent->columns = nullptr;
     fill(sent, root);
-    sent->serial = root->serial;
+    sent->signature = root->signature;
     sent->number = session->next_table++;
     sent->fit = TableFit::kUnknown;
     MemoryContextSwitchTo(old);

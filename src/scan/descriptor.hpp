@@ -25,7 +25,7 @@ struct SentColumn {
 
 struct SentTable {
   Oid root; // hash key
-  uint64 serial; // of the config::Table it was made from
+  uint64 signature; // of the config::Table it was made from
   uint32 number; // on this connection
   TableFit fit;
   TimestampTz decided_at; // a table that does not fit is asked for again after a while

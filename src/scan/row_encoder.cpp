@@ -25,7 +25,7 @@ struct RowEncoder {
   int partials;
   int mask_bytes; // of sent columns
   // attribute numbers in the leaf last met
-  uint64 leaf_serial;
+  uint64 leaf_signature;
   AttrNumber *attnos;
   bool *wanted;
 };
@@ -62,7 +62,7 @@ void encode_delete(RowEncoder *encoder, const Datum *key_values) {
 namespace {
 
 void map_leaf(RowEncoder *encoder, const config::Table *leaf, TupleDesc desc) {
-  if (encoder->leaf_serial == leaf->serial)
+  if (encoder->leaf_signature == leaf->signature)
     return;
   for (int i = 0; i < encoder->sent->column_count; i++) {
     const AttrNumber root_attno = encoder->sent->columns[i].root_attno;
@@ -76,7 +76,7 @@ void map_leaf(RowEncoder *encoder, const config::Table *leaf, TupleDesc desc) {
     if (encoder->attnos[i] == InvalidAttrNumber)
       elog(ERROR, "partition %u lacks a column of its parent", leaf->relation);
   }
-  encoder->leaf_serial = leaf->serial;
+  encoder->leaf_signature = leaf->signature;
 }
 
 size_t stored_size(Datum value, const SentColumn &column) {

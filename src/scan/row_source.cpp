@@ -23,7 +23,7 @@ struct Leaf {
 
 struct RowSource {
   Oid root;
-  uint64 root_serial;
+  uint64 root_signature;
   Snapshot snapshot;
   Leaf *leaves;
   bool all_known; // every partition of the root is in `leaves`
@@ -45,6 +45,15 @@ static Oid storage_under(Oid relation, Snapshot snapshot) {
   return storage;
 }
 
+static Oid storage_now(Oid relation) {
+  const HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+  if (!HeapTupleIsValid(tuple))
+    return InvalidOid;
+  const Oid storage = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relfilenode;
+  ReleaseSysCache(tuple);
+  return storage;
+}
+
 Footing check_footing(Oid relation, Snapshot snapshot) {
   if (!ConditionalLockRelationOid(relation, AccessShareLock))
     return Footing::kBusy;
@@ -52,14 +61,10 @@ Footing check_footing(Oid relation, Snapshot snapshot) {
     UnlockRelationOid(relation, AccessShareLock);
     return Footing::kGone;
   }
-  if (get_rel_relkind(relation) == RELKIND_RELATION) {
-    const HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
-    const Oid now = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relfilenode;
-    ReleaseSysCache(tuple);
-    if (now != storage_under(relation, snapshot)) {
-      UnlockRelationOid(relation, AccessShareLock);
-      return Footing::kChanged;
-    }
+  if (get_rel_relkind(relation) == RELKIND_RELATION &&
+      storage_now(relation) != storage_under(relation, snapshot)) {
+    UnlockRelationOid(relation, AccessShareLock);
+    return Footing::kChanged;
   }
   return Footing::kSame;
 }
@@ -67,7 +72,7 @@ Footing check_footing(Oid relation, Snapshot snapshot) {
 RowSource *make_source(const config::Table *root, Snapshot snapshot) {
   auto *source = static_cast<RowSource *>(palloc0(sizeof(RowSource)));
   source->root = root->root;
-  source->root_serial = root->serial;
+  source->root_signature = root->signature;
   source->snapshot = snapshot;
   return source;
 }
@@ -77,7 +82,7 @@ bool open_source(RowSource *source) {
   if (footing != Footing::kSame)
     return false;
   const config::Table *root = config::find_table(source->root);
-  if (root == nullptr || root->serial != source->root_serial) {
+  if (root == nullptr || root->signature != source->root_signature) {
     UnlockRelationOid(source->root, AccessShareLock);
     return false; // its columns or key changed: what was collected may not fit any more
   }
@@ -99,6 +104,11 @@ static bool open_leaf(RowSource *source, Leaf *leaf) {
   if (leaf->table == nullptr || leaf->table->root != source->root)
     leaf->table = config::describe_as(leaf->relation, source->root); // detached since
   if (leaf->table == nullptr || !leaf->table->usable || !OidIsValid(leaf->table->key_index)) {
+    UnlockRelationOid(leaf->relation, AccessShareLock);
+    return false;
+  }
+  // An index built after the snapshot may lack rows that only the snapshot still sees.
+  if (storage_now(leaf->table->key_index) != storage_under(leaf->table->key_index, source->snapshot)) {
     UnlockRelationOid(leaf->relation, AccessShareLock);
     return false;
   }
