@@ -55,17 +55,31 @@ server_kill() {
   done
 }
 
-# ask NODE SQL: bare values for the script; says nothing and fails when the server does
-ask() { mine "$bin/psql" -XqAt -F ' ' -h "$work/run" -p "${port[$1]}" -U postgres -d "${db:-bank}" -c "$2" 2>>"$work/log/ask.log"; }
+psql_on() {
+  local node=$1
+  shift
+  mine "$bin/psql" -X -h "$work/run" -p "${port[$node]}" -U postgres -v ON_ERROR_STOP=1 "$@"
+}
+
+# ask NODE SQL: bare values for the script; fails without a word when the server does
+ask() { psql_on "$1" -qAt -F ' ' -d "${db:-bank}" -c "$2" 2>>"$work/log/ask.log"; }
 
 # typed NODE SQL: shows the statement as somebody would type it, and what the server says to it
 typed() {
   local node=$1 status=0
   sed "s/^/  $bold$node=#$plain /; 2,\$s/$node=#/$node-#/" <<<"$2"
-  mine "$bin/psql" -X -P pager=off -P footer=off -v ON_ERROR_STOP=1 -h "$work/run" -p "${port[$node]}" -U postgres -d bank \
-    -c "$2" >"$work/log/typed" 2>&1 || status=$?
-  sed '/^$/d; s/^/    /' "$work/log/typed"
+  psql_on "$node" -d bank -P pager=off -P footer=off -P format=wrapped -P columns=94 -c "$2" \
+    >"$work/log/typed" 2>&1 || status=$?
+  sed 's/ *$//; /^$/d' "$work/log/typed" | fold_messages | sed 's/^/    /'
   return $status
+}
+
+# What the server says in words may be longer than the terminal is wide
+fold_messages() {
+  local line
+  while IFS= read -r line; do
+    if [[ $line =~ ^[A-Z]+:\ \  ]]; then fold -s -w 96 <<<"$line"; else echo "$line"; fi
+  done
 }
 
 dsn() { echo "host=$work/run port=${port[$1]} dbname=bank user=$2"; }
