@@ -31,7 +31,8 @@ NO_LOCALE      = 1
 
 # -isystem: PostgreSQL 15's headers still say "register", and none of their macros is ours to correct.
 # PGDLLEXPORT: empty on 15, where hidden visibility would then hide the SQL functions as well.
-PG_CPPFLAGS = -I$(TOP)/src -isystem $(shell $(PG_CONFIG) --includedir-server) -isystem $(libpq_srcdir)
+# SEAL_SYNC_VERSION: the library says it in its magic block and in version(); the number stands in the control file only.
+PG_CPPFLAGS = -I$(TOP)/src '-DSEAL_SYNC_VERSION="$(EXTVERSION)"' -isystem $(shell $(PG_CONFIG) --includedir-server) -isystem $(libpq_srcdir)
 PG_CXXFLAGS = -std=c++20 -Wall -Wextra -Wno-register -Wno-unused-parameter -Wno-missing-field-initializers \
               -fvisibility=hidden -fvisibility-inlines-hidden \
               '-DPGDLLEXPORT=__attribute__((visibility("default")))' \
@@ -54,6 +55,7 @@ PG_PROVE_FLAGS += -I $(TOP)/test/perl
 $(DATA_built): $(sort $(wildcard $(TOP)/sql/install/*.sql))
 	cat $^ /dev/null > $@
 
+$(OBJS): $(TOP)/seal_sync.control
 -include $(OBJS:.o=.d)
 # Out of tree nothing makes these folders, and an order-only rule would be satisfied by the source's through VPATH
 $(shell mkdir -p $(sort $(dir $(OBJS))))

@@ -39,6 +39,9 @@ inline constexpr char kSchemaChanged[] = "SSW02"; // a descriptor no longer hold
 inline constexpr char kRepeat[] = "SSW03";        // refused keys are known now: apply again
 inline constexpr char kContradiction[] = "SSW04"; // numbers, ids or generation contradict: halt
 inline constexpr char kNotPut[] = "SSW05";        // chunks are incomplete: put all again
+inline constexpr char kRulesChanged[] = "SSW06";  // a cluster is not the sender's here any more: say hello again
+// In a HelloReply: the speaker is not declared here (yet). Try again later.
+inline constexpr char kNotPeer[] = "SSW07";
 
 /// How a column's values travel.
 enum class ColumnClass : std::uint8_t {

@@ -13,6 +13,9 @@ extern "C" {
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
+#include "executor/nodeModifyTable.h"
+#include "storage/lock.h"
+#include "utils/datetime.h"
 }
 
 namespace seal_sync::pg {
@@ -57,6 +60,120 @@ inline IndexScanDesc index_beginscan(Relation heap, Relation index, Snapshot sna
   return ::index_beginscan(heap, index, snapshot, nullptr, keys, 0);
 #else
   return ::index_beginscan(heap, index, snapshot, keys, 0);
+#endif
+}
+
+/// LockHeldByMe: PostgreSQL 17 added orstronger (commit 3f1ce973467).
+inline bool lock_held_by_me(const LOCKTAG *tag, LOCKMODE mode) {
+#if PG_VERSION_NUM >= 170000
+  return LockHeldByMe(tag, mode, false);
+#else
+  return LockHeldByMe(tag, mode);
+#endif
+}
+
+/// AdjustTimestampForTypmod: PostgreSQL 16 added soft errors (commit ccff2d20ed9); here it raises.
+inline void adjust_timestamp(Timestamp *timestamp, int32 typmod) {
+#if PG_VERSION_NUM >= 160000
+  (void)AdjustTimestampForTypmod(timestamp, typmod, nullptr);
+#else
+  AdjustTimestampForTypmod(timestamp, typmod);
+#endif
+}
+
+/// The executor's range table for writing to one relation, and where the set of updated columns lives:
+/// PostgreSQL 16 moved it from the entry to RTEPermissionInfo (commit a61b1f74823).
+inline Bitmapset **init_range_table(EState *estate, Relation relation) {
+  RangeTblEntry *const entry = makeNode(RangeTblEntry);
+  entry->rtekind = RTE_RELATION;
+  entry->relid = RelationGetRelid(relation);
+  entry->relkind = relation->rd_rel->relkind;
+  entry->rellockmode = RowExclusiveLock;
+#if PG_VERSION_NUM >= 160000
+  List *permissions = NIL;
+  RTEPermissionInfo *const permission = addRTEPermissionInfo(&permissions, entry);
+#if PG_VERSION_NUM >= 180000
+  ExecInitRangeTable(estate, list_make1(entry), permissions, bms_make_singleton(1));
+#else
+  ExecInitRangeTable(estate, list_make1(entry), permissions);
+#endif
+  return &permission->updatedCols;
+#else
+  ExecInitRangeTable(estate, list_make1(entry));
+  return &entry->updatedCols;
+#endif
+}
+
+/// table_tuple_update: PostgreSQL 16 tells summarizing indexes apart (commit 19d8e2308bc).
+struct UpdatedTuple {
+  TM_Result result;
+  bool indexes;          // new entries are needed
+  bool only_summarizing; // in summarizing indexes only
+};
+inline UpdatedTuple update_tuple(Relation relation, ItemPointer tid, TupleTableSlot *slot, CommandId cid,
+                                 Snapshot snapshot) {
+  UpdatedTuple done = {};
+  TM_FailureData failure;
+  LockTupleMode mode;
+#if PG_VERSION_NUM >= 160000
+  TU_UpdateIndexes indexes = TU_None;
+  done.result = table_tuple_update(relation, tid, slot, cid, snapshot, InvalidSnapshot, true, &failure,
+                                   &mode, &indexes);
+  done.indexes = indexes != TU_None;
+  done.only_summarizing = indexes == TU_Summarizing;
+#else
+  done.result = table_tuple_update(relation, tid, slot, cid, snapshot, InvalidSnapshot, true, &failure,
+                                   &mode, &done.indexes);
+#endif
+  return done;
+}
+
+/// EvalPlanQualInit: PostgreSQL 16 added resultRelations (commit 70b42f27902).
+inline void init_epq(EPQState *epq, EState *estate) {
+#if PG_VERSION_NUM >= 160000
+  EvalPlanQualInit(epq, estate, nullptr, NIL, -1, NIL);
+#else
+  EvalPlanQualInit(epq, estate, nullptr, NIL, -1);
+#endif
+}
+
+/// BEFORE ROW triggers: PostgreSQL 16 returns what locking the row met, 18 knows MERGE.
+inline bool before_row_update(EState *estate, EPQState *epq, ResultRelInfo *target, ItemPointer tid,
+                              TupleTableSlot *slot) {
+#if PG_VERSION_NUM >= 180000
+  return ExecBRUpdateTriggers(estate, epq, target, tid, nullptr, slot, nullptr, nullptr, false);
+#elif PG_VERSION_NUM >= 160000
+  return ExecBRUpdateTriggers(estate, epq, target, tid, nullptr, slot, nullptr, nullptr);
+#else
+  return ExecBRUpdateTriggers(estate, epq, target, tid, nullptr, slot, nullptr);
+#endif
+}
+inline bool before_row_delete(EState *estate, EPQState *epq, ResultRelInfo *target, ItemPointer tid) {
+#if PG_VERSION_NUM >= 180000
+  return ExecBRDeleteTriggers(estate, epq, target, tid, nullptr, nullptr, nullptr, nullptr, false);
+#elif PG_VERSION_NUM >= 160000
+  return ExecBRDeleteTriggers(estate, epq, target, tid, nullptr, nullptr, nullptr, nullptr);
+#else
+  return ExecBRDeleteTriggers(estate, epq, target, tid, nullptr, nullptr);
+#endif
+}
+
+/// A constraint that is declared but not checked: PostgreSQL 18 has NOT ENFORCED, and foreign keys over
+/// periods.
+inline bool foreign_key_enforced(Form_pg_constraint constraint) {
+#if PG_VERSION_NUM >= 180000
+  return constraint->conenforced;
+#else
+  (void)constraint;
+  return true;
+#endif
+}
+inline bool foreign_key_has_period(Form_pg_constraint constraint) {
+#if PG_VERSION_NUM >= 180000
+  return constraint->conperiod;
+#else
+  (void)constraint;
+  return false;
 #endif
 }
 

@@ -27,7 +27,9 @@ our $db = 'postgres';
 sub one_node
 {
 	my ($name, %option) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	# test/run cross: the same tests between two majors
+	my $major = $ENV{ 'SEAL_MAJOR_' . uc $name };
+	my $node = PostgreSQL::Test::Cluster->new($name, $major ? (install_path => "/usr/lib/postgresql/$major") : ());
 	$node->init(%{ $option{init} // {} });
 	$node->append_conf('postgresql.conf', <<"CONF");
 shared_preload_libraries = 'seal_sync'

@@ -1,0 +1,343 @@
+// See apply_batch.hpp.
+#include "apply/apply_batch.hpp"
+
+#include "apply/batch_rows.hpp"
+#include "apply/foreign_keys.hpp"
+#include "apply/later_inserts.hpp"
+#include "apply/progress.hpp"
+#include "apply/reply.hpp"
+#include "apply/segment.hpp"
+#include "apply/settings.hpp"
+#include "apply/unique_rechecks.hpp"
+#include "apply/wire_row.hpp"
+
+extern "C" {
+#include "portability/instr_time.h"
+}
+
+namespace seal_sync::apply {
+
+namespace {
+
+// More subtransactions than this overflow what other backends keep of a transaction (trap T16).
+constexpr int kMaxSubtransactions = 32;
+constexpr int kMaxAttempts = 100;
+
+int sqlstate_of(const char *s) { return MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]); }
+
+// ---- may this batch be applied ------------------------------------------------------------------
+
+void read_claims(Session *session, core::Reader *in, Attempt *attempt) {
+  const uint64 count = attempt->request.clusters;
+  if (count > in->remaining())
+    damaged_message("batch");
+  attempt->claims = static_cast<Claim *>(palloc0(sizeof(Claim) * (count + 1)));
+  for (uint64 i = 0; i < count; ++i) {
+    Claim *const claim = &attempt->claims[i];
+    const std::string_view name = in->text();
+    claim->epoch = static_cast<int64>(in->u64());
+    if (!in->ok())
+      damaged_message("batch");
+    name_from_wire(name, session->encoding, &claim->cluster);
+  }
+  attempt->claim_count = static_cast<int>(count);
+}
+
+enum class Place { kNext, kAppliedBefore };
+
+/// Whether the batch follows what this node holds, is what it holds, or contradicts it.
+Place place_of(const core::wire::ApplyRequest &request, const Applied &last, const Session *session) {
+  const auto batch = static_cast<int64>(request.batch);
+  if (last.found && last.batch == batch && last.id == request.batch_id)
+    return Place::kAppliedBefore;
+  const bool follows = last.found
+                           ? static_cast<int64>(request.previous) == last.batch && request.previous_id == last.id
+                           : request.previous == 0 && request.previous_id == core::wire::Id{};
+  if (follows && batch > static_cast<int64>(request.previous))
+    return Place::kNext;
+  contradiction(psprintf("batch " INT64_FORMAT " of node \"%s\" does not follow what this node holds", batch,
+                         NameStr(session->origin)),
+                last.found ? psprintf("Held here: batch " INT64_FORMAT "; the sender takes batch "
+                                      UINT64_FORMAT " for its predecessor%s.",
+                                      last.batch, request.previous,
+                                      static_cast<int64>(request.previous) == last.batch
+                                          ? " with another id" : "")
+                           : "Nothing was applied of it yet.");
+}
+
+/// Everything that was put, exactly once; else the sender puts all again.
+void check_collected(Session *session, const core::wire::ApplyRequest &request, core::ByteSpan last_chunk) {
+  const uint64 rows = session->buffer.rows + check_chunk(last_chunk);
+  if (session->buffer.chunks == request.chunks && rows == request.rows)
+    return;
+  const uint64 chunks = session->buffer.chunks;
+  forget_batch(session);
+  ereport(ERROR, errcode(sqlstate_of(core::wire::kNotPut)),
+          errmsg("batch " UINT64_FORMAT " of node \"%s\" is not complete here", request.batch,
+                 NameStr(session->origin)),
+          errdetail("There are " UINT64_FORMAT " of " UINT64_FORMAT " chunks, " UINT64_FORMAT " of " UINT64_FORMAT
+                    " rows.",
+                    chunks, request.chunks, rows, request.rows));
+}
+
+void check_transaction() {
+  if (!IsTransactionBlock() || IsSubTransaction())
+    ereport(ERROR, errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
+            errmsg("seal_sync.wire_apply must be called in a transaction block of its own"));
+  if (XactIsoLevel != XACT_READ_COMMITTED || XactReadOnly)
+    ereport(ERROR, errcode(ERRCODE_INAPPROPRIATE_ISOLATION_LEVEL_FOR_BRANCH_TRANSACTION),
+            errmsg("seal_sync.wire_apply needs a read-write transaction in isolation level READ COMMITTED"));
+}
+
+// ---- the attempt --------------------------------------------------------------------------------
+
+Attempt *open_attempt(Session *session) {
+  const MemoryContext context =
+      AllocSetContextCreate(CurrentMemoryContext, "seal_sync apply", ALLOCSET_DEFAULT_SIZES);
+  auto *attempt = static_cast<Attempt *>(MemoryContextAllocZero(context, sizeof(Attempt)));
+  attempt->session = session;
+  attempt->context = context;
+  attempt->owner = CurrentResourceOwner;
+  attempt->segment = AllocSetContextCreate(context, "seal_sync apply segment", ALLOCSET_DEFAULT_SIZES);
+  attempt->rows = AllocSetContextCreate(context, "seal_sync apply rows", ALLOCSET_DEFAULT_SIZES);
+  return attempt;
+}
+
+/// Partial updates that found no row; their whole rows come with the next attempt.
+void ask_for_wanted(Attempt *attempt) {
+  const BatchNotes &notes = attempt->session->notes;
+  if (notes.unanswered > 0)
+    ereport(ERROR, errcode(sqlstate_of(core::wire::kNeedRows)),
+            errmsg("batch " UINT64_FORMAT " of node \"%s\" changes rows that are not here",
+                   attempt->request.batch, NameStr(attempt->session->origin)),
+            errdetail(INT64_FORMAT " rows are wanted whole.", notes.unanswered));
+}
+
+void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
+  BatchRows rows = {attempt, last_chunk, 0, PG_UINT64_MAX};
+  if (!attempt->careful) {
+    begin_segment(attempt);
+    walk_rows(attempt, &rows);
+    ask_for_wanted(attempt);
+    run_rechecks(attempt);
+    end_segment(attempt);
+    verify_foreign_keys(attempt);
+    return;
+  }
+  run_careful(attempt, walk_rows, &rows, set_rows_range);
+  ask_for_wanted(attempt);
+  const int64 refused = attempt->session->notes.refused_count;
+  run_later_inserts(attempt);
+  run_rechecks(attempt);
+  verify_foreign_keys(attempt);
+  if (attempt->session->notes.refused_count > refused)
+    ask_to_repeat(attempt, "Rows are refused for what other rows of the batch are.");
+  if (attempt->subtransactions > kMaxSubtransactions)
+    ask_to_repeat(attempt, "All rows to refuse are known now.");
+}
+
+bytea *refusals_to_store(const BatchNotes &notes) {
+  if (notes.refused_count == 0)
+    return nullptr;
+  core::Buffer buffer = begin_reply();
+  buffer.varint(static_cast<uint64>(notes.refused_count));
+  (void)write_refusals(&notes, &buffer);
+  return DatumGetByteaP(finish_reply(buffer));
+}
+
+/// `stored`: number of refusals, then the refusals.
+void write_answer(core::Buffer *reply, core::wire::ApplyReply answer, const bytea *stored) {
+  core::Reader refusals;
+  if (stored != nullptr) {
+    refusals = core::Reader(bytes_of(stored));
+    answer.refusals = refusals.varint();
+  }
+  write(*reply, answer);
+  if (stored != nullptr)
+    reply->bytes(refusals.position(), refusals.remaining());
+}
+
+struct WhatIsApplied {
+  Session *session;
+  const Attempt *attempt;
+};
+
+void add_context(void *argument) {
+  const auto *what = static_cast<WhatIsApplied *>(argument);
+  const CurrentRow &row = what->attempt->current;
+  if (row.descriptor != nullptr)
+    errcontext("applying a row of table \"%s.%s\", batch " UINT64_FORMAT " of node \"%s\"",
+               NameStr(row.descriptor->schema), NameStr(row.descriptor->table),
+               what->attempt->request.batch, NameStr(what->session->origin));
+  else
+    errcontext("applying batch " UINT64_FORMAT " of node \"%s\"", what->attempt->request.batch,
+               NameStr(what->session->origin));
+}
+
+} // namespace
+
+void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
+  instr_time started, ended;
+  INSTR_TIME_SET_CURRENT(started);
+  check_transaction();
+  require_durable_commit();
+  bound_lock_waits();
+  config::refresh();
+
+  Attempt *const attempt = open_attempt(session);
+  core::wire::ApplyRequest &request = attempt->request;
+  core::wire::read(*in, request);
+  if (!in->ok() || request.batch == 0 || request.batch > PG_INT64_MAX || request.previous > PG_INT64_MAX)
+    damaged_message("batch");
+  read_claims(session, in, attempt);
+  const core::ByteSpan last_chunk = in->bytes(in->remaining());
+  attempt->careful = request.careful != 0;
+
+  check_generation(session, request.generation);
+  const Applied last = last_applied(NameStr(session->origin));
+  core::wire::ApplyReply answer;
+  if (place_of(request, last, session) == Place::kAppliedBefore) {
+    answer.status = core::wire::ApplyStatus::kAppliedBefore;
+    session->at_commit.applied = true;
+    session->at_commit.batch = last.batch;
+    session->at_commit.complete_until = last.complete_until;
+    write_answer(reply, answer, last.refusals);
+    return;
+  }
+  check_collected(session, request, last_chunk);
+  begin_notes(&session->notes, session->context, request.batch_id);
+  attempt->wanted_before = session->notes.wanted_count;
+  check_claims(attempt);
+
+  WhatIsApplied what = {session, attempt};
+  ErrorContextCallback callback = {error_context_stack, add_context, &what};
+  error_context_stack = &callback;
+  const int level = pin_settings(session->encoding);
+  write_batch(attempt, last_chunk);
+  restore_settings(level);
+  error_context_stack = callback.previous;
+
+  bytea *const refusals = refusals_to_store(session->notes);
+  note_applied(NameStr(session->origin), static_cast<int64>(request.batch), request.batch_id,
+               request.complete_until, static_cast<int64>(request.rows), refusals);
+  session->at_commit.applied = true;
+  session->at_commit.batch = static_cast<int64>(request.batch);
+  session->at_commit.rows = static_cast<int64>(request.rows);
+  session->at_commit.complete_until = request.complete_until;
+
+  INSTR_TIME_SET_CURRENT(ended);
+  INSTR_TIME_SUBTRACT(ended, started);
+  answer.inserted = attempt->inserted;
+  answer.updated = attempt->updated;
+  answer.deleted = attempt->deleted;
+  answer.unchanged = attempt->unchanged;
+  answer.apply_us = INSTR_TIME_GET_MICROSEC(ended);
+  write_answer(reply, answer, refusals);
+}
+
+// ---- what all parts of an attempt share (attempt.hpp) -------------------------------------------
+
+void check_claims(Attempt *attempt) {
+  if (attempt->rules == config::version())
+    return;
+  for (int i = 0; i < attempt->claim_count; ++i) {
+    const Claim &claim = attempt->claims[i];
+    const config::Cluster *const cluster = config::find_cluster(NameStr(claim.cluster));
+    if (cluster == nullptr || cluster->epoch != claim.epoch ||
+        strcmp(NameStr(cluster->primary_node), NameStr(attempt->session->origin)) != 0)
+      ereport(ERROR, errcode(sqlstate_of(core::wire::kRulesChanged)),
+              errmsg("node \"%s\" ships cluster \"%s\" in epoch " INT64_FORMAT
+                     ", of which it is not primary here",
+                     NameStr(attempt->session->origin), NameStr(claim.cluster), claim.epoch),
+              cluster == nullptr ? errdetail("The cluster is not declared here.")
+                                 : errdetail("Here its primary is node \"%s\" in epoch " INT64_FORMAT ".",
+                                             NameStr(cluster->primary_node), cluster->epoch));
+  }
+  attempt->rules = config::version();
+}
+
+bool is_senders(const Attempt *attempt, const config::Cluster *cluster) {
+  if (cluster == nullptr)
+    return false;
+  for (int i = 0; i < attempt->claim_count; ++i)
+    if (strcmp(NameStr(attempt->claims[i].cluster), NameStr(cluster->name)) == 0)
+      return true; // check_claims() has compared primary and epoch
+  return false;
+}
+
+core::ByteSpan current_key(const Attempt *attempt) {
+  const CurrentRow &row = attempt->current;
+  if (row.columns == nullptr)
+    return row.bytes;
+  auto *values = static_cast<WireValue *>(palloc(sizeof(WireValue) * row.column_count));
+  core::Reader in(row.bytes);
+  core::Buffer key = make_buffer(CurrentMemoryContext);
+  if (!parse_row(in, row.descriptor, row.columns, row.column_count, values) ||
+      !write_key(&key, row.descriptor, row.columns, row.column_count, values))
+    damaged_message("data");
+  return key.span();
+}
+
+void refuse_current(Attempt *attempt, const char *sqlstate, const char *message, const char *detail,
+                    const char *constraint) {
+  const CurrentRow &row = attempt->current;
+  const MemoryContext caller = MemoryContextSwitchTo(attempt->rows);
+  core::wire::Refusal refusal;
+  refusal.schema = view_of(NameStr(row.descriptor->schema));
+  refusal.table = view_of(NameStr(row.descriptor->table));
+  refusal.kind = row.kind;
+  refusal.key = current_key(attempt);
+  refusal.sqlstate = view_of(sqlstate);
+  refusal.message = view_of(message);
+  refusal.detail = view_of(detail);
+  refusal.constraint = view_of(constraint);
+  refuse(&attempt->session->notes, row.ordinal, refusal);
+  MemoryContextSwitchTo(caller);
+}
+
+void refuse_current(Attempt *attempt, const ErrorData *error) {
+  refuse_current(attempt, unpack_sql_state(error->sqlerrcode), error->message, error->detail,
+                 error->constraint_name);
+}
+
+bool is_row_error(const ErrorData *error) {
+  if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+    return false;
+  switch (ERRCODE_TO_CATEGORY(error->sqlerrcode)) {
+  case MAKE_SQLSTATE('0', '8', '0', '0', '0'): // damage on the wire
+  case MAKE_SQLSTATE('4', '0', '0', '0', '0'): // serialization, deadlock
+  case MAKE_SQLSTATE('5', '3', '0', '0', '0'): // resources
+  case MAKE_SQLSTATE('5', '7', '0', '0', '0'): // cancelled, shutting down
+  case MAKE_SQLSTATE('5', '8', '0', '0', '0'): // system
+  case MAKE_SQLSTATE('F', '0', '0', '0', '0'):
+  case MAKE_SQLSTATE('S', 'S', '0', '0', '0'): // our own answers to the sender
+  case MAKE_SQLSTATE('X', 'X', '0', '0', '0'):
+    return false;
+  default:
+    return true;
+  }
+}
+
+void ask_to_repeat(Attempt *attempt, const char *why) {
+  BatchNotes &notes = attempt->session->notes;
+  if (++notes.attempts > kMaxAttempts)
+    ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+            errmsg("batch " UINT64_FORMAT " of node \"%s\" was repeated too often", attempt->request.batch,
+                   NameStr(attempt->session->origin)));
+  ereport(ERROR, errcode(sqlstate_of(core::wire::kRepeat)),
+          errmsg("batch " UINT64_FORMAT " of node \"%s\" is to be applied again", attempt->request.batch,
+                 NameStr(attempt->session->origin)),
+          errdetail("%s", why));
+  pg_unreachable();
+}
+
+OwnerScope become_owner(Oid owner) {
+  OwnerScope scope;
+  GetUserIdAndSecContext(&scope.user, &scope.context);
+  SetUserIdAndSecContext(owner, scope.context | SECURITY_RESTRICTED_OPERATION);
+  return scope;
+}
+
+void leave_owner(const OwnerScope &scope) { SetUserIdAndSecContext(scope.user, scope.context); }
+
+} // namespace seal_sync::apply

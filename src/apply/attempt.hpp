@@ -1,0 +1,93 @@
+#pragma once
+// One attempt to apply a batch: what all parts of apply share while rows are written.
+//
+// Made by apply_batch for one call of wire_apply, handed down to row_writer, unique_rechecks,
+// foreign_keys and later_inserts. Lives in the transaction's memory; what must outlive a failed
+// attempt stands in the session's BatchNotes.
+
+#include "apply/apply_session.hpp"
+#include "apply/relation_map.hpp"
+#include "config/config.hpp"
+#include "core/wire.hpp"
+#include "pg/postgres.hpp"
+
+namespace seal_sync::apply {
+
+struct Target;
+struct ForeignKeyStore;
+struct LaterInserts;
+struct UniqueRechecks;
+
+struct Claim {
+  NameData cluster;
+  int64 epoch;
+};
+
+/// The row that is being written: who is to blame when something fails.
+struct CurrentRow {
+  Ordinal ordinal;
+  const Descriptor *descriptor; // nullptr: between rows
+  uint8 kind;
+  bool routing;         // its partition is being looked for
+  core::ByteSpan bytes; // as it was sent, in the columns below; or the key itself
+  const int *columns;   // nullptr: bytes is the key
+  int column_count;
+};
+
+struct Attempt {
+  Session *session;
+  core::wire::ApplyRequest request;
+  bool careful;
+  Claim *claims; // clusters of this batch, checked against the rules
+  int claim_count;
+  uint64 rules; // config::version() the claims were checked under
+
+  MemoryContext context; // of the attempt
+  MemoryContext segment; // child: open targets, gone with the segment
+  MemoryContext rows;    // child of context: values of the rows at hand
+  HTAB *targets;         // of the open segment, by descriptor number
+  CurrentRow current;
+  uint64 position; // of it, in what is being walked
+
+  ResourceOwner owner; // of what outlives a segment
+
+  UniqueRechecks *rechecks;
+  LaterInserts *later;
+  ForeignKeyStore *foreign_keys;
+  int subtransactions; // committed, with writes
+  int64 wanted_before; // notes.wanted_count when the attempt began
+
+  uint64 inserted, updated, deleted, unchanged;
+};
+
+/// Raises when a cluster of this batch is not the sender's any more. Cheap while the rules stand.
+void check_claims(Attempt *attempt);
+
+/// Whether rows of this cluster may be written by this batch.
+bool is_senders(const Attempt *attempt, const config::Cluster *cluster);
+
+/// The key of the current row as a wire keyrow, in the current memory context.
+core::ByteSpan current_key(const Attempt *attempt);
+
+/// Takes the current row out of the batch.
+void refuse_current(Attempt *attempt, const char *sqlstate, const char *message, const char *detail,
+                    const char *constraint);
+
+/// The same with an error as reason.
+void refuse_current(Attempt *attempt, const ErrorData *error);
+
+/// Whether an error concerns the row at hand, and not this attempt as a whole.
+bool is_row_error(const ErrorData *error);
+
+/// Raises kRepeat: known refusals have grown, what stands here is not to be committed.
+[[noreturn]] void ask_to_repeat(Attempt *attempt, const char *why);
+
+/// Executes as the owner of a table under restricted security; returns what to give to leave_owner().
+struct OwnerScope {
+  Oid user;
+  int context;
+};
+OwnerScope become_owner(Oid owner);
+void leave_owner(const OwnerScope &scope);
+
+} // namespace seal_sync::apply

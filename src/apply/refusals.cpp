@@ -1,0 +1,164 @@
+// See refusals.hpp.
+#include <algorithm>
+
+#include "apply/refusals.hpp"
+
+extern "C" {
+#include "common/hashfn.h"
+}
+
+namespace seal_sync::apply {
+
+namespace {
+
+HTAB *make_hash(const char *name, Size key, Size entry, MemoryContext context) {
+  HASHCTL control = {};
+  control.keysize = key;
+  control.entrysize = entry;
+  control.hcxt = context;
+  return hash_create(name, 256, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+struct WantedKey {
+  uint64 hash; // of table and key bytes
+  Wanted *first;
+};
+
+uint64 key_hash(uint64 table, core::ByteSpan key) {
+  return hash_bytes_extended(key.data(), static_cast<int>(key.size()), table);
+}
+
+char *copy_text(MemoryContext context, std::string_view text) {
+  char *copy = static_cast<char *>(MemoryContextAlloc(context, text.size() + 1));
+  memcpy(copy, text.data(), text.size());
+  copy[text.size()] = '\0';
+  return copy;
+}
+
+uint8 *copy_bytes(MemoryContext context, core::ByteSpan bytes) {
+  auto *copy = static_cast<uint8 *>(MemoryContextAlloc(context, bytes.size() + 1));
+  memcpy(copy, bytes.data(), bytes.size());
+  return copy;
+}
+
+std::string_view view(const char *text) { return {text, strlen(text)}; }
+
+} // namespace
+
+void drop_notes(BatchNotes *notes) {
+  const MemoryContext context = notes->context;
+  *notes = BatchNotes{};
+  if (context != nullptr)
+    MemoryContextDelete(context);
+}
+
+void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &id) {
+  if (notes->context != nullptr && notes->id == id)
+    return;
+  drop_notes(notes);
+  const MemoryContext context =
+      AllocSetContextCreate(parent, "seal_sync batch notes", ALLOCSET_DEFAULT_SIZES);
+  notes->refused = make_hash("seal_sync refused rows", sizeof(Ordinal), sizeof(Refused), context);
+  notes->wanted = make_hash("seal_sync wanted rows", sizeof(Ordinal), sizeof(Wanted), context);
+  notes->wanted_keys = make_hash("seal_sync wanted keys", sizeof(uint64), sizeof(WantedKey), context);
+  notes->id = id;
+  notes->context = context;
+}
+
+bool is_refused(const BatchNotes *notes, Ordinal ordinal) {
+  return notes->refused_count > 0 && hash_search(notes->refused, &ordinal, HASH_FIND, nullptr) != nullptr;
+}
+
+void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refusal) {
+  if (is_refused(notes, ordinal))
+    return;
+  if (notes->refused_count >= kMaxRefusals)
+    ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+            errmsg("more than " INT64_FORMAT " rows of one batch are refused", kMaxRefusals),
+            errdetail("The last one: %s.", copy_text(CurrentMemoryContext, refusal.message)));
+  // Copies before the entry: an error in between must not leave a half-filled one.
+  Refused copy = {};
+  copy.ordinal = ordinal;
+  strlcpy(NameStr(copy.schema), copy_text(notes->context, refusal.schema), NAMEDATALEN);
+  strlcpy(NameStr(copy.table), copy_text(notes->context, refusal.table), NAMEDATALEN);
+  copy.kind = refusal.kind;
+  copy.key = copy_bytes(notes->context, refusal.key);
+  copy.key_size = static_cast<uint32>(refusal.key.size());
+  memcpy(copy.sqlstate, refusal.sqlstate.data(), std::min<std::size_t>(refusal.sqlstate.size(), 5));
+  copy.message = copy_text(notes->context, refusal.message);
+  copy.detail = copy_text(notes->context, refusal.detail);
+  copy.constraint = copy_text(notes->context, refusal.constraint);
+  auto *entry = static_cast<Refused *>(hash_search(notes->refused, &ordinal, HASH_ENTER, nullptr));
+  *entry = copy;
+  notes->refused_count += 1;
+}
+
+uint64 write_refusals(const BatchNotes *notes, core::Buffer *out) {
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, notes->refused);
+  while (auto *entry = static_cast<Refused *>(hash_seq_search(&status))) {
+    core::wire::Refusal refusal;
+    refusal.schema = view(NameStr(entry->schema));
+    refusal.table = view(NameStr(entry->table));
+    refusal.kind = entry->kind;
+    refusal.key = {entry->key, entry->key_size};
+    refusal.sqlstate = view(entry->sqlstate);
+    refusal.message = view(entry->message);
+    refusal.detail = view(entry->detail);
+    refusal.constraint = view(entry->constraint);
+    write(*out, refusal);
+  }
+  return static_cast<uint64>(notes->refused_count);
+}
+
+bool is_wanted(const BatchNotes *notes, Ordinal ordinal) {
+  return notes->wanted_count > 0 && hash_search(notes->wanted, &ordinal, HASH_FIND, nullptr) != nullptr;
+}
+
+void want(BatchNotes *notes, Ordinal ordinal, uint64 table, core::ByteSpan key) {
+  if (is_wanted(notes, ordinal))
+    return; // seen before a segment was rolled back
+  uint8 *const copy = copy_bytes(notes->context, key);
+  auto *entry = static_cast<Wanted *>(hash_search(notes->wanted, &ordinal, HASH_ENTER, nullptr));
+  entry->table = table;
+  entry->key = copy;
+  entry->key_size = static_cast<uint32>(key.size());
+  entry->answered = false;
+  const uint64 hash = key_hash(table, key);
+  bool found;
+  auto *by_key = static_cast<WantedKey *>(hash_search(notes->wanted_keys, &hash, HASH_ENTER, &found));
+  if (!found)
+    by_key->first = entry;
+  else // the same key twice in a batch, or two keys with one 64-bit hash: neither is in the contract
+    entry->answered = true;
+  notes->wanted_count += 1;
+  if (!entry->answered)
+    notes->unanswered += 1;
+}
+
+void answer_wanted(BatchNotes *notes, uint64 table, core::ByteSpan key) {
+  const uint64 hash = key_hash(table, key);
+  auto *by_key = static_cast<WantedKey *>(hash_search(notes->wanted_keys, &hash, HASH_FIND, nullptr));
+  if (by_key != nullptr && !by_key->first->answered) {
+    by_key->first->answered = true;
+    notes->unanswered -= 1;
+  }
+}
+
+uint64 write_wanted(const BatchNotes *notes, core::Buffer *out) {
+  if (notes->context == nullptr)
+    return 0;
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, notes->wanted);
+  uint64 count = 0;
+  while (auto *entry = static_cast<Wanted *>(hash_seq_search(&status))) {
+    if (entry->answered)
+      continue;
+    out->varint(entry->table);
+    out->sized({entry->key, entry->key_size});
+    ++count;
+  }
+  return count;
+}
+
+} // namespace seal_sync::apply

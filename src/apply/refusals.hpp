@@ -1,0 +1,70 @@
+#pragma once
+// What is remembered about one batch from attempt to attempt: which rows this node refuses, and which
+// partial updates found no row.
+//
+// Owned by the session, tied to a batch id, gone when the batch is done or another one comes. Rows are
+// known by their place in the batch (ordinal), which stays the same when a batch is applied again.
+// Bounded: a batch with more refusals than kMaxRefusals fails as a whole.
+
+#include "core/wire.hpp"
+#include "pg/postgres.hpp"
+
+namespace seal_sync::apply {
+
+/// Chunk number (the last chunk counts as kLastChunk) and row in the chunk.
+using Ordinal = uint64;
+inline constexpr uint32 kLastChunk = 0xffffffff;
+inline constexpr Ordinal ordinal_of(uint32 chunk, uint32 row) {
+  return (static_cast<Ordinal>(chunk) << 32) | row;
+}
+
+inline constexpr int64 kMaxRefusals = 100000;
+inline constexpr int64 kMaxWanted = 50000;
+
+struct Refused {
+  Ordinal ordinal; // hash key
+  NameData schema, table;
+  uint8 kind;
+  uint32 key_size;
+  uint8 *key;
+  char sqlstate[6];
+  char *message, *detail, *constraint;
+};
+
+struct Wanted {
+  Ordinal ordinal; // hash key
+  uint64 table;
+  uint32 key_size;
+  uint8 *key;
+  bool answered;
+};
+
+struct BatchNotes {
+  MemoryContext context; // nullptr: nothing noted
+  core::wire::Id id;
+  HTAB *refused;
+  HTAB *wanted;
+  HTAB *wanted_keys; // hash of (table, key) -> Wanted
+  int64 refused_count;
+  int64 wanted_count;
+  int64 unanswered;
+  int attempts; // that ended with kRepeat
+};
+
+/// Forgets what belongs to another batch.
+void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &id);
+void drop_notes(BatchNotes *notes);
+
+bool is_refused(const BatchNotes *notes, Ordinal ordinal);
+/// key and texts are copied. Refusing twice keeps the first reason.
+void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refusal);
+/// All refusals, each as wire::Refusal; returns their number.
+uint64 write_refusals(const BatchNotes *notes, core::Buffer *out);
+
+bool is_wanted(const BatchNotes *notes, Ordinal ordinal);
+void want(BatchNotes *notes, Ordinal ordinal, uint64 table, core::ByteSpan key);
+/// A whole row or a delete for a wanted key has come.
+void answer_wanted(BatchNotes *notes, uint64 table, core::ByteSpan key);
+uint64 write_wanted(const BatchNotes *notes, core::Buffer *out);
+
+} // namespace seal_sync::apply

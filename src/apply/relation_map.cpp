@@ -1,0 +1,402 @@
+// See relation_map.hpp.
+#include "apply/relation_map.hpp"
+
+#include "apply/reply.hpp"
+#include "apply/settings.hpp"
+#include "apply/value_codec.hpp"
+#include "config/config.hpp"
+#include "pg/boundary.hpp"
+
+namespace seal_sync::apply {
+
+using core::wire::ColumnClass;
+using core::wire::Problem;
+
+namespace {
+
+constexpr int kMaxDescribed = 100000; // per connection
+
+struct TableEntry {
+  uint64 number; // hash key
+  Descriptor *descriptor;
+};
+
+/// Relcache callback: flags only, it may come in the middle of anything.
+HTAB *watched = nullptr; // of the session in use
+
+void on_relcache_invalidation(Datum, Oid relation) {
+  if (watched == nullptr)
+    return;
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, watched);
+  while (auto *entry = static_cast<TableEntry *>(hash_seq_search(&status)))
+    if (entry->descriptor != nullptr &&
+        (relation == InvalidOid || entry->descriptor->relation == relation))
+      entry->descriptor->valid = false;
+}
+
+void watch(Session *session) {
+  static bool registered = false;
+  if (!registered)
+    CacheRegisterRelcacheCallback(on_relcache_invalidation, Datum{0});
+  registered = true;
+  watched = session->tables;
+}
+
+// ---- reading a description ----------------------------------------------------------------------
+
+bool valid_class(ColumnClass cls) {
+  switch (cls) {
+  case ColumnClass::kFixed:
+  case ColumnClass::kBytes:
+  case ColumnClass::kText:
+  case ColumnClass::kBinary:
+  case ColumnClass::kOutput:
+    return true;
+  }
+  return false;
+}
+
+void read_columns(core::Reader *in, int encoding, uint64 count, Descriptor *descriptor) {
+  if (count == 0 || count > MaxHeapAttributeNumber)
+    damaged_message("table description");
+  descriptor->column_count = static_cast<int>(count);
+  descriptor->columns = static_cast<SentColumn *>(palloc0(sizeof(SentColumn) * count));
+  descriptor->key_columns = static_cast<int *>(palloc0(sizeof(int) * INDEX_MAX_KEYS));
+  for (int i = 0; i < descriptor->column_count; ++i) {
+    core::wire::Column wire;
+    core::wire::read(*in, wire);
+    if (!in->ok() || !valid_class(wire.cls) || wire.key_position > INDEX_MAX_KEYS)
+      damaged_message("table description");
+    SentColumn *column = &descriptor->columns[i];
+    name_from_wire(wire.name, encoding, &column->name);
+    name_from_wire(wire.type_schema, encoding, &column->type_schema);
+    name_from_wire(wire.type_name, encoding, &column->type_name);
+    column->typmod = wire.typmod;
+    column->offered = column->cls = wire.cls;
+    column->width = wire.width;
+    column->key_position = wire.key_position;
+    for (int j = 0; j < i; ++j)
+      if (strcmp(NameStr(descriptor->columns[j].name), NameStr(column->name)) == 0 ||
+          (column->key_position != 0 && descriptor->columns[j].key_position == column->key_position))
+        damaged_message("table description");
+    if (column->key_position != 0) {
+      descriptor->key_columns[column->key_position - 1] = i;
+      descriptor->key_count += 1;
+    }
+  }
+  for (int i = 0; i < descriptor->column_count; ++i) // positions without a gap
+    if (descriptor->columns[i].key_position > descriptor->key_count)
+      damaged_message("table description");
+  if (descriptor->key_count == 0)
+    damaged_message("table description");
+}
+
+Descriptor *read_descriptor(core::Reader *in, int encoding) {
+  auto *descriptor = static_cast<Descriptor *>(palloc0(sizeof(Descriptor)));
+  core::wire::TableHead head;
+  descriptor->number = in->varint();
+  core::wire::read(*in, head);
+  if (!in->ok())
+    damaged_message("table description");
+  name_from_wire(head.schema, encoding, &descriptor->schema);
+  name_from_wire(head.name, encoding, &descriptor->table);
+  read_columns(in, encoding, head.columns, descriptor);
+  name_from_wire(in->text(), encoding, &descriptor->cluster_column);
+  name_from_wire(in->text(), encoding, &descriptor->cluster);
+  if (!in->ok() || !in->at_end())
+    damaged_message("table description");
+  return descriptor;
+}
+
+// ---- matching it with what is here --------------------------------------------------------------
+
+Problem problem(const char *sqlstate, const char *message, const char *detail = "", const char *hint = "") {
+  return {view_of(sqlstate), view_of(message), view_of(detail), view_of(hint)};
+}
+
+char *shown_table(const Descriptor *descriptor) {
+  return psprintf("%s.%s", NameStr(descriptor->schema), NameStr(descriptor->table));
+}
+
+/// 'table "s.t" is parked for peer "here": <what>'
+Problem parked(const Descriptor *descriptor, const char *sqlstate, const char *what, const char *hint = "") {
+  return problem(sqlstate,
+                 psprintf("table \"%s\" is parked for peer \"%s\": %s", shown_table(descriptor),
+                          config::local_node(), what),
+                 "", hint);
+}
+
+char *quoted_table(const Descriptor *descriptor) {
+  return psprintf("%s.%s", quote_identifier(NameStr(descriptor->schema)),
+                  quote_identifier(NameStr(descriptor->table)));
+}
+
+Oid sent_type(const SentColumn *column) {
+  const Oid schema = get_namespace_oid(NameStr(column->type_schema), true);
+  if (!OidIsValid(schema))
+    return InvalidOid;
+  return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, PointerGetDatum(NameStr(column->type_name)),
+                         ObjectIdGetDatum(schema));
+}
+
+char *shown_type(const SentColumn *column) {
+  const Oid type = sent_type(column);
+  if (OidIsValid(type))
+    return format_type_with_typemod(type, column->typmod);
+  return psprintf("%s.%s", quote_identifier(NameStr(column->type_schema)),
+                  quote_identifier(NameStr(column->type_name)));
+}
+
+Problem missing_column(const Descriptor *descriptor, const SentColumn *column) {
+  return parked(descriptor, "42703",
+                psprintf("column \"%s\" does not exist there", NameStr(column->name)),
+                psprintf("On node \"%s\": ALTER TABLE %s ADD COLUMN %s %s. The table resumes by itself.",
+                         config::local_node(), quoted_table(descriptor),
+                         quote_identifier(NameStr(column->name)), shown_type(column)));
+}
+
+Form_pg_attribute find_attribute(TupleDesc desc, const char *name) {
+  for (int i = 0; i < desc->natts; ++i) {
+    const Form_pg_attribute attribute = TupleDescAttr(desc, i);
+    if (!attribute->attisdropped && strcmp(NameStr(attribute->attname), name) == 0)
+      return attribute;
+  }
+  return nullptr;
+}
+
+/// Text of the sent type can be expected to make sense to the input function here.
+bool plausible_as_text(const SentColumn *column, Oid local) {
+  const Oid sent = sent_type(column);
+  if (!OidIsValid(sent) || sent == local)
+    return true; // an unknown type of theirs: its text may well fit, rows that do not are refused
+  char sent_category, local_category;
+  bool preferred;
+  get_type_category_preferred(getBaseType(sent), &sent_category, &preferred);
+  get_type_category_preferred(getBaseType(local), &local_category, &preferred);
+  return local_category == sent_category || local_category == TYPCATEGORY_STRING ||
+         sent_category == TYPCATEGORY_STRING || sent_category == TYPCATEGORY_USER ||
+         local_category == TYPCATEGORY_USER || sent_category == TYPCATEGORY_ENUM ||
+         local_category == TYPCATEGORY_ENUM;
+}
+
+bool match_columns(Descriptor *descriptor, TupleDesc desc, Problem *why) {
+  for (int i = 0; i < descriptor->column_count; ++i) {
+    SentColumn *column = &descriptor->columns[i];
+    const Form_pg_attribute attribute = find_attribute(desc, NameStr(column->name));
+    if (attribute == nullptr) {
+      *why = missing_column(descriptor, column);
+      return false;
+    }
+    column->attno = attribute->attgenerated != '\0' ? 0 : attribute->attnum; // computed here, never taken
+    const bool same_type = strcmp(NameStr(column->type_schema), "pg_catalog") == 0 &&
+                           sent_type(column) == attribute->atttypid;
+    column->cls = same_type && can_decode(column->offered, column->width, attribute->atttypid)
+                      ? column->offered
+                      : ColumnClass::kOutput;
+    if (!same_type && !plausible_as_text(column, attribute->atttypid)) {
+      char *const local = format_type_with_typemod(attribute->atttypid, attribute->atttypmod);
+      *why = parked(descriptor, "42804",
+                    psprintf("column \"%s\" is of type %s there, not %s", NameStr(column->name), local,
+                             shown_type(column)),
+                    psprintf("On node \"%s\": ALTER TABLE %s ALTER COLUMN %s TYPE %s. The table resumes"
+                             " by itself.",
+                             config::local_node(), quoted_table(descriptor),
+                             quote_identifier(NameStr(column->name)), shown_type(column)));
+      return false;
+    }
+  }
+  return true;
+}
+
+/// Columns the peer does not send must be able to fill themselves.
+bool match_unsent(const Descriptor *descriptor, TupleDesc desc, Problem *why) {
+  for (int i = 0; i < desc->natts; ++i) {
+    const Form_pg_attribute attribute = TupleDescAttr(desc, i);
+    if (attribute->attisdropped || !attribute->attnotnull || attribute->atthasdef ||
+        attribute->attidentity != '\0')
+      continue;
+    bool sent = false;
+    for (int j = 0; j < descriptor->column_count && !sent; ++j)
+      sent = descriptor->columns[j].attno == attribute->attnum;
+    if (!sent) {
+      *why = parked(descriptor, "23502",
+                    psprintf("column \"%s\" exists only there, is not null and has no default",
+                             NameStr(attribute->attname)),
+                    psprintf("On node \"%s\": ALTER TABLE %s ALTER COLUMN %s SET DEFAULT …, or add the"
+                             " column on the other node. The table resumes by itself.",
+                             config::local_node(), quoted_table(descriptor),
+                             quote_identifier(NameStr(attribute->attname))));
+      return false;
+    }
+  }
+  return true;
+}
+
+/// The same columns make up the key; their order in the index may differ.
+bool match_key(const Descriptor *descriptor, const config::Table *table, Problem *why) {
+  bool same = table->usable && table->key_count == descriptor->key_count;
+  for (int k = 0; same && k < table->key_count; ++k) {
+    bool found = false;
+    for (int j = 0; j < descriptor->key_count && !found; ++j)
+      found = descriptor->columns[descriptor->key_columns[j]].attno == table->keys[k].attno;
+    same = found;
+  }
+  if (!same)
+    *why = parked(descriptor, "55000", "its primary key has other columns there");
+  return same;
+}
+
+bool match_cluster(const Descriptor *descriptor, const config::Table *table, TupleDesc desc, Problem *why) {
+  const char *column = "", *constant = "";
+  if (table->constant_cluster != nullptr)
+    constant = NameStr(table->constant_cluster->name);
+  else if (table->cluster_attno > 0)
+    column = NameStr(TupleDescAttr(desc, table->cluster_attno - 1)->attname);
+  if (strcmp(column, NameStr(descriptor->cluster_column)) == 0 &&
+      strcmp(constant, NameStr(descriptor->cluster)) == 0)
+    return true;
+  *why = parked(descriptor, "55000",
+                column[0] != '\0' ? psprintf("its rows belong to clusters by column \"%s\" there", column)
+                                  : psprintf("its rows belong to cluster \"%s\" there", constant));
+  return false;
+}
+
+/// Fills what depends on this node; false with the reason when the table does not fit.
+bool match(Descriptor *descriptor, Relation relation, Problem *why) {
+  const TupleDesc desc = RelationGetDescr(relation);
+  config::Table *const table = config::find_table(RelationGetRelid(relation));
+  if (table == nullptr) {
+    *why = problem("42P01", psprintf("table \"%s\" is not registered on node \"%s\"",
+                                     shown_table(descriptor), config::local_node()),
+                   "", "Register it there with seal_sync.table_add, or adopt the configuration with"
+                       " seal_sync.config_adopt. It goes on by itself afterwards.");
+    return false;
+  }
+  const char kind = relation->rd_rel->relkind;
+  if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE) {
+    *why = parked(descriptor, "42809", "it is not a table there");
+    return false;
+  }
+  if (!match_columns(descriptor, desc, why) || !match_unsent(descriptor, desc, why) ||
+      !match_key(descriptor, table, why) || !match_cluster(descriptor, table, desc, why))
+    return false;
+  descriptor->relation = RelationGetRelid(relation);
+  descriptor->rules = config::version();
+  descriptor->valid = true;
+  return true;
+}
+
+Relation open_by_name(const Descriptor *descriptor, LOCKMODE mode) {
+  const Oid schema = get_namespace_oid(NameStr(descriptor->schema), true);
+  for (;;) {
+    if (!OidIsValid(schema))
+      return nullptr;
+    const Oid oid = get_relname_relid(NameStr(descriptor->table), schema);
+    if (!OidIsValid(oid))
+      return nullptr;
+    const char kind = get_rel_relkind(oid);
+    if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE && kind != RELKIND_VIEW &&
+        kind != RELKIND_MATVIEW && kind != RELKIND_FOREIGN_TABLE)
+      return nullptr;
+    LockRelationOid(oid, mode);
+    // It may have been renamed or dropped while we waited.
+    if (get_relname_relid(NameStr(descriptor->table), schema) == oid)
+      return table_open(oid, NoLock);
+    UnlockRelationOid(oid, mode);
+  }
+}
+
+} // namespace
+
+Descriptor *find_descriptor(Session *session, uint64 number) {
+  auto *entry = static_cast<TableEntry *>(hash_search(session->tables, &number, HASH_FIND, nullptr));
+  if (entry == nullptr || entry->descriptor == nullptr)
+    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+            errmsg("a peer sends rows of table number " UINT64_FORMAT " without having described it",
+                   number));
+  watch(session);
+  return entry->descriptor;
+}
+
+void schema_changed(const Descriptor *descriptor, const char *detail) {
+  const char *const s = core::wire::kSchemaChanged;
+  ereport(ERROR, errcode(MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4])),
+          errmsg("table \"%s\" no longer fits what the peer was told", shown_table(descriptor)),
+          errdetail("%s", detail));
+  pg_unreachable();
+}
+
+Relation open_described(Session *session, const Descriptor *descriptor, LOCKMODE mode) {
+  Relation relation = open_by_name(descriptor, mode);
+  if (relation == nullptr)
+    schema_changed(descriptor, "The table does not exist any more.");
+  return relation;
+}
+
+void recheck_descriptor(Session *session, Descriptor *descriptor, Oid relation) {
+  if (descriptor->valid && descriptor->relation == relation && descriptor->rules == config::version())
+    return;
+  auto *before = static_cast<ColumnClass *>(palloc(sizeof(ColumnClass) * descriptor->column_count));
+  for (int i = 0; i < descriptor->column_count; ++i)
+    before[i] = descriptor->columns[i].cls;
+  Relation opened = table_open(relation, NoLock);
+  Problem why;
+  const bool fits = match(descriptor, opened, &why);
+  table_close(opened, NoLock);
+  bool same = fits;
+  for (int i = 0; i < descriptor->column_count; ++i) {
+    same = same && before[i] == descriptor->columns[i].cls;
+    descriptor->columns[i].cls = before[i]; // what the peer was told stays until it asks again
+  }
+  if (!same) {
+    descriptor->valid = false;
+    schema_changed(descriptor, fits ? "Its column types have changed."
+                                    : pnstrdup(why.message.data(), why.message.size()));
+  }
+}
+
+} // namespace seal_sync::apply
+
+/// wire_describe(bytea) -> bytea: does a table fit here, and how are its columns to be sent.
+SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
+  using namespace seal_sync;
+  using namespace seal_sync::apply;
+  Session *const session = current_session();
+  bound_lock_waits();
+  const int level = pin_settings(session->encoding);
+  config::refresh();
+
+  core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
+  const MemoryContext caller = MemoryContextSwitchTo(session->context);
+  Descriptor *const descriptor = read_descriptor(&in, session->encoding);
+  MemoryContextSwitchTo(caller);
+
+  if (hash_get_num_entries(session->tables) >= kMaxDescribed)
+    ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("a peer describes too many tables"));
+
+  core::wire::Problem why;
+  bool fits = false;
+  Relation relation = open_by_name(descriptor, AccessShareLock);
+  if (relation == nullptr) {
+    why = problem("42P01", psprintf("table \"%s\" does not exist on node \"%s\"",
+                                    shown_table(descriptor), config::local_node()));
+  } else {
+    config::refresh();
+    fits = match(descriptor, relation, &why);
+    table_close(relation, AccessShareLock);
+  }
+
+  auto *entry = static_cast<TableEntry *>(
+      hash_search(session->tables, &descriptor->number, HASH_ENTER, nullptr));
+  entry->descriptor = fits ? descriptor : nullptr;
+  watch(session);
+
+  core::Buffer reply = begin_reply();
+  write(reply, why);
+  if (fits)
+    for (int i = 0; i < descriptor->column_count; ++i)
+      reply.u8(descriptor->columns[i].cls != descriptor->columns[i].offered ? 1 : 0);
+  restore_settings(level);
+  PG_RETURN_DATUM(finish_reply(reply));
+}

@@ -1,0 +1,49 @@
+#pragma once
+// How a table that the peer described fits the one here: names to columns, wire classes to types.
+//
+// Built by wire_describe, kept in the session, checked again by wire_apply whenever the relation or
+// the rules have changed since. Invariants: only names come from the wire; only registered tables fit;
+// a descriptor that no longer fits raises kSchemaChanged before a row of it is touched.
+
+#include "apply/apply_session.hpp"
+#include "core/wire.hpp"
+#include "pg/postgres.hpp"
+
+namespace seal_sync::apply {
+
+struct SentColumn {
+  NameData name;
+  NameData type_schema, type_name;
+  int32 typmod;
+  core::wire::ColumnClass offered; // what the peer would like to send
+  core::wire::ColumnClass cls;     // what it was told to send
+  uint8 width;
+  uint8 key_position;
+  AttrNumber attno; // here, in the described relation; 0: the value is not taken
+};
+
+struct Descriptor {
+  uint64 number;
+  NameData schema, table;
+  int column_count;
+  SentColumn *columns;
+  int key_count;
+  int *key_columns; // column numbers by key position
+  NameData cluster_column, cluster;
+  Oid relation;
+  bool valid;   // no invalidation since it was matched
+  uint64 rules; // config::version() when it was matched
+};
+
+/// Nothing was agreed about this number: raises.
+Descriptor *find_descriptor(Session *session, uint64 number);
+
+/// After the relation is locked: still the same relation and the same agreement, or kSchemaChanged.
+void recheck_descriptor(Session *session, Descriptor *descriptor, Oid relation);
+
+/// The relation the descriptor names now, locked; raises kSchemaChanged when there is none.
+Relation open_described(Session *session, const Descriptor *descriptor, LOCKMODE mode);
+
+[[noreturn]] void schema_changed(const Descriptor *descriptor, const char *detail);
+
+} // namespace seal_sync::apply

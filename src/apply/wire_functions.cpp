@@ -1,0 +1,108 @@
+// The smaller wire functions: put, apply, wanted, heartbeat. hello.cpp and relation_map.cpp have theirs.
+//
+// Called by a peer's route worker over libpq, through SQL. Each reads its message, calls the part that
+// does the work, and answers in bytes (core/wire.hpp).
+
+#include "apply/apply_batch.hpp"
+#include "apply/progress.hpp"
+#include "apply/reply.hpp"
+#include "config/config.hpp"
+#include "pg/boundary.hpp"
+
+namespace seal_sync::apply {
+namespace {
+
+/// What status shows of the last failure of a peer's batch.
+void publish_error(Session *session, const ErrorData *error) {
+  if (session->slot == nullptr)
+    return;
+  LWLockAcquire(pg::shared_lock(), LW_EXCLUSIVE);
+  session->slot->last_error_at = GetCurrentTimestamp();
+  strlcpy(session->slot->last_error_sqlstate, unpack_sql_state(error->sqlerrcode),
+          sizeof session->slot->last_error_sqlstate);
+  strlcpy(session->slot->last_error, error->message != nullptr ? error->message : "",
+          sizeof session->slot->last_error);
+  LWLockRelease(pg::shared_lock());
+}
+
+void apply_and_publish(Session *session, core::Reader *in, core::Buffer *reply) {
+  const MemoryContext caller = CurrentMemoryContext;
+  PG_TRY();
+  {
+    apply_batch(session, in, reply);
+  }
+  PG_CATCH();
+  {
+    MemoryContextSwitchTo(caller);
+    ErrorData *const error = CopyErrorData();
+    if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != MAKE_SQLSTATE('S', 'S', '0', '0', '0'))
+      publish_error(session, error);
+    PG_RE_THROW();
+  }
+  PG_END_TRY();
+}
+
+} // namespace
+} // namespace seal_sync::apply
+
+/// wire_put(bytea): one chunk more of the batch to come. An empty one drops what was collected.
+SEAL_SYNC_PG_FUNCTION(seal_sync_wire_put) {
+  using namespace seal_sync::apply;
+  Session *const session = current_session();
+  const bytea *const chunk = PG_GETARG_BYTEA_PP(0);
+  if (VARSIZE_ANY_EXHDR(chunk) == 0)
+    forget_batch(session);
+  else
+    add_chunk(&session->buffer, session->context, bytes_of(chunk));
+  PG_RETURN_VOID();
+}
+
+/// wire_apply(bytea) -> bytea
+SEAL_SYNC_PG_FUNCTION(seal_sync_wire_apply) {
+  using namespace seal_sync;
+  using namespace seal_sync::apply;
+  Session *const session = current_session();
+  core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
+  core::Buffer reply = begin_reply();
+  apply_and_publish(session, &in, &reply);
+  PG_RETURN_DATUM(finish_reply(reply));
+}
+
+/// wire_wanted() -> bytea: the keys whose whole rows the last attempt missed.
+SEAL_SYNC_PG_FUNCTION(seal_sync_wire_wanted) {
+  using namespace seal_sync;
+  using namespace seal_sync::apply;
+  Session *const session = current_session();
+  core::Buffer keys = make_buffer(CurrentMemoryContext);
+  const uint64 count = write_wanted(&session->notes, &keys);
+  core::Buffer reply = begin_reply();
+  reply.varint(count);
+  reply.bytes(keys.data, keys.size);
+  PG_RETURN_DATUM(finish_reply(reply));
+}
+
+/// wire_heartbeat(bytea) -> bytea
+SEAL_SYNC_PG_FUNCTION(seal_sync_wire_heartbeat) {
+  using namespace seal_sync;
+  using namespace seal_sync::apply;
+  Session *const session = current_session();
+  core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
+  const uint64 generation = in.u64();
+  const auto complete_until = static_cast<TimestampTz>(in.i64());
+  if (!in.ok() || !in.at_end())
+    damaged_message("heartbeat");
+  config::refresh();
+  check_generation(session, generation);
+  publish_contact(session, complete_until);
+  const Applied last = last_applied(NameStr(session->origin));
+  core::wire::HeartbeatReply answer;
+  if (last.found) {
+    answer.batch = static_cast<uint64>(last.batch);
+    answer.batch_id = last.id;
+  }
+  answer.clock = GetCurrentTimestamp();
+  answer.config = config::version();
+  core::Buffer reply = begin_reply();
+  write(reply, answer);
+  PG_RETURN_DATUM(finish_reply(reply));
+}
