@@ -42,6 +42,11 @@ CREATE FUNCTION seal_sync.peer_drop(peer name) RETURNS void
     LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_peer_drop';
 COMMENT ON FUNCTION seal_sync.peer_drop(name) IS 'forgets a peer and what is pending for it';
 
+CREATE FUNCTION seal_sync.peer_check(peer name, server name DEFAULT NULL, OUT step text, OUT ok boolean, OUT message text,
+        OUT hint text)
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_peer_check';
+COMMENT ON FUNCTION seal_sync.peer_check(name, name) IS 'connects to a peer and shows how far it comes';
+
 -- Clusters.
 CREATE FUNCTION seal_sync.cluster_create(cluster name, primary_node name, match_values text[] DEFAULT NULL,
         standby_nodes name[] DEFAULT NULL)

@@ -24,6 +24,10 @@ GRANT EXECUTE ON FUNCTION
     TO seal_sync_admin;
 
 GRANT EXECUTE ON FUNCTION
+    seal_sync.peer_check(name, name)
+    TO seal_sync_admin, seal_sync_operator;
+
+GRANT EXECUTE ON FUNCTION
     seal_sync.version()
     TO seal_sync_admin, seal_sync_operator, seal_sync_monitor, seal_sync_application;
 
