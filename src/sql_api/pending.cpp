@@ -152,11 +152,7 @@ const char *kind_name(core::ChangeKind kind) {
   case core::ChangeKind::kDelete:
     return "delete";
   case core::ChangeKind::kWhole:
-<<<<<<< HEAD
-  case core::ChangeKind::kMark: // has no keys
-=======
   case core::ChangeKind::kMark: // has no keys, so no row shows it
->>>>>>> api
     break;
   }
   return "copy";
