@@ -20,7 +20,7 @@ constexpr std::size_t kInlineBytes = 32 * 1024; // up to here the last chunk tra
 constexpr int kMostRepeats = 50;
 
 /// What an error of the peer means for the batch under way.
-enum class Reaction { kPutWanted, kRepeat, kDescribeAgain, kPutAgain, kCareful, kGiveUp };
+enum class Reaction { kPutWanted, kRepeat, kDescribeAgain, kPutAgain, kHelloAgain, kCareful, kGiveUp };
 
 Reaction reaction_to(const core::Error &error) {
   const std::string_view state(error.sqlstate());
@@ -32,6 +32,8 @@ Reaction reaction_to(const core::Error &error) {
     return Reaction::kDescribeAgain;
   if (state == wire::kNotPut)
     return Reaction::kPutAgain;
+  if (state == wire::kRulesChanged)
+    return Reaction::kHelloAgain;
   // Not the data's fault: connection, shutdown, resources, locks, deadlock, transaction state, rights.
   for (const std::string_view transient : {"08", "57", "53", "40", "25", "42501", "55000", "55P03", wire::kContradiction})
     if (state.starts_with(transient))
@@ -91,11 +93,16 @@ private:
     pg::call([this] { scan::commit_to_history(batch_, number_, id_); });
     link_.note_sent(number_);
 
-    if (!put_chunks())
-      return {chunks_ > 0 ? ScanOutcome::kHelloAgain : ScanOutcome::kStale};
-    const std::optional<remote::Bytes> answer = apply();
-    if (!answer)
-      return {ScanOutcome::kHelloAgain};
+    if (!put_chunks()) {
+      drop_chunks();
+      return {ScanOutcome::kStale};
+    }
+    ScanOutcome instead = ScanOutcome::kStale;
+    const std::optional<remote::Bytes> answer = apply(&instead);
+    if (!answer) {
+      drop_chunks();
+      return {instead};
+    }
     acknowledge(*answer);
     result.outcome = ScanOutcome::kShipped;
     return result;
@@ -168,8 +175,14 @@ private:
     chunk.size = 0;
   }
 
-  /// Nothing: the batch has to be abandoned.
-  std::optional<remote::Bytes> apply() {
+  /// The peer forgets what it has collected of a batch that will not be applied.
+  void drop_chunks() {
+    link_.connection().put({}, deadline());
+    link_.connection().finish_puts(deadline());
+  }
+
+  /// Nothing: the batch has to be abandoned, and *instead is to be done.
+  std::optional<remote::Bytes> apply(ScanOutcome *instead) {
     bool careful = false;
     for (int repeats = 0;;) {
       ByteBuffer request;
@@ -196,8 +209,13 @@ private:
           throw core::Error(*problem);
         break;
       case Reaction::kDescribeAgain:
+        pg::call([this] { scan::forget_tables(link_.session()); });
+        return std::nullopt;
       case Reaction::kPutAgain:
-        return std::nullopt; // saying hello again forgets descriptions and chunks
+        return std::nullopt;
+      case Reaction::kHelloAgain:
+        *instead = ScanOutcome::kHelloAgain;
+        return std::nullopt;
       case Reaction::kCareful:
         if (careful)
           throw core::Error(*problem);

@@ -12,10 +12,10 @@
 namespace seal_sync::worker {
 
 enum class ScanOutcome {
-  kNothing,      // the window is empty
-  kShipped,      // acknowledged
-  kStale,        // DDL was in the way: take a newer snapshot soon
-  kHelloAgain,   // what was agreed no longer holds, or the peer keeps chunks of an abandoned batch
+  kNothing,    // the window is empty
+  kShipped,    // acknowledged
+  kStale,      // DDL was in the way, here or on the peer: take a newer snapshot soon
+  kHelloAgain, // which clusters go has changed, here or on the peer
 };
 
 struct ScanResult {

@@ -11,7 +11,7 @@
 #include "pg/scopes.hpp"
 #include "worker/bytes.hpp"
 #include "worker/own_tables.hpp"
-#include "worker/registry.hpp"
+#include "worker/roster.hpp"
 #include "worker/route_batch.hpp"
 
 #include <algorithm>
