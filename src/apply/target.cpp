@@ -212,11 +212,14 @@ void close_target(Target *target) {
 }
 
 TupleTableSlot *incoming_slot(Target *target, int i) {
-  if (target->incoming[i] == nullptr)
+  if (target->incoming[i] == nullptr) {
+    const MemoryContext caller = MemoryContextSwitchTo(target->context); // ours is reset with each run
     target->incoming[i] = target->only != nullptr
                               ? table_slot_create(target->relation, nullptr)
                               : MakeSingleTupleTableSlot(RelationGetDescr(target->relation),
                                                          &TTSOpsVirtual);
+    MemoryContextSwitchTo(caller);
+  }
   return ExecClearTuple(target->incoming[i]);
 }
 
@@ -255,8 +258,12 @@ void set_key(Leaf *leaf, TupleTableSlot *row, ScanKeyData *keys) {
 bool find_existing(Leaf *leaf, TupleTableSlot *row) {
   set_key(leaf, row, leaf->keys);
   for (;;) {
+    // A btree scan allocates lazily, in whatever context is current: it must be one that outlives it.
+    const MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(leaf->scan));
     index_rescan(leaf->scan, leaf->keys, leaf->key_count, nullptr, 0);
-    if (!index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->existing))
+    const bool found = index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->existing);
+    MemoryContextSwitchTo(old);
+    if (!found)
       return false;
     const TransactionId busy =
         TransactionIdIsValid(leaf->dirty.xmin) ? leaf->dirty.xmin : leaf->dirty.xmax;

@@ -1,0 +1,52 @@
+# Sourced by run: everything that is said to seal_sync, in one place. Each function prints SQL.
+
+# The first pair, as in the manual; typed on NODE, with the names swapped on the other side
+sql_pair() {
+  local node=$1 peer=$2
+  cat <<SQL
+CREATE EXTENSION seal_sync;
+SELECT seal_sync.node_create('$node');
+CREATE ROLE sync_in LOGIN PASSWORD '$password' IN ROLE seal_sync_peer;
+CREATE SERVER $peer FOREIGN DATA WRAPPER seal_sync
+  OPTIONS (host '127.0.0.1', port '${port[$peer]}', dbname 'bank');
+CREATE USER MAPPING FOR seal_sync_worker SERVER $peer
+  OPTIONS (user 'sync_in', password '$password');
+SELECT seal_sync.peer_create('$peer');
+SQL
+}
+
+# What is kept in step; the same on both sides
+sql_declare() {
+  cat <<SQL
+SELECT seal_sync.cluster_create('a', primary_node => 'east'),
+       seal_sync.cluster_create('b', primary_node => 'west');
+SELECT seal_sync.table_add('public.account', cluster_column => 'cluster_id'),
+       seal_sync.table_add('public.seal', cluster_column => 'cluster_id'),
+       seal_sync.table_add('public.journal', cluster_column => 'cluster_id');
+SQL
+}
+
+sql_sync_now() { echo "SELECT seal_sync.sync_now(timeout => '2 min');"; }
+
+# state, pending keys, lag and estimate in seconds of the way out; "-" where unknown
+sql_status() {
+  cat <<SQL
+SELECT coalesce(state, '-'), coalesce(pending_keys::text, '-'),
+       coalesce(round(extract(epoch FROM lag), 1)::text, '-'),
+       coalesce(round(extract(epoch FROM eta), 1)::text, '-')
+FROM seal_sync.status WHERE direction = 'out'
+SQL
+}
+
+sql_health() { echo "SELECT severity, code, scope, message FROM seal_sync.health ORDER BY severity, code;"; }
+sql_is_critical() { echo "SELECT count(*) FROM seal_sync.health WHERE severity = 'critical'"; }
+
+# The triggers of a table whose function belongs to the extension, and how to enable them as they are
+sql_capture_triggers() {
+  cat <<SQL
+SELECT quote_ident(t.tgname),
+       CASE t.tgenabled WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE' END
+FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+WHERE t.tgrelid = '$1'::regclass AND p.pronamespace = 'seal_sync'::regnamespace
+SQL
+}
