@@ -12,16 +12,18 @@ ORDER BY a.origin, a.batch DESC, a.at DESC;
 
 -- Triggers that a registered table should have and does not, or that are not ENABLE ALWAYS.
 CREATE VIEW seal_sync.capture_problems AS
-SELECT r.relation, m.member::regclass AS member, t.tgname IS NULL AS missing
-FROM seal_sync.table_rule r
-JOIN pg_catalog.pg_class c ON c.oid = r.relation
-CROSS JOIN LATERAL (SELECT c.oid AS member
-                    UNION SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(c.oid) p) m
-JOIN pg_catalog.pg_class mc ON mc.oid = m.member
+WITH RECURSIVE tree(root, member) AS (
+    SELECT r.relation::oid, r.relation::oid FROM seal_sync.table_rule r
+    UNION ALL
+    SELECT t.root, i.inhrelid FROM tree t
+    JOIN pg_catalog.pg_inherits i ON i.inhparent = t.member AND NOT i.inhdetachpending
+)
+SELECT t.root::regclass AS relation, t.member::regclass AS member, g.tgname IS NULL AS missing
+FROM tree t
+JOIN pg_catalog.pg_class c ON c.oid = t.member
 CROSS JOIN (VALUES ('capture'), ('truncate')) w(what)
-LEFT JOIN pg_catalog.pg_trigger t
-    ON t.tgrelid = m.member AND t.tgname = 'seal_sync_' || w.what || '_' || r.relation::oid::text
-WHERE (w.what = 'capture' OR mc.relkind = 'r') AND t.tgenabled IS DISTINCT FROM 'A'
+LEFT JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.member AND g.tgname = 'seal_sync_' || w.what || '_' || t.root::text
+WHERE (w.what = 'capture' OR c.relkind = 'r') AND g.tgenabled IS DISTINCT FROM 'A'
   AND EXISTS (SELECT FROM seal_sync.local_node);
 
 CREATE VIEW seal_sync.status AS
