@@ -49,8 +49,8 @@ struct Times {
 
 class Shipment {
 public:
-  Shipment(RouteLink &link, RouteStatus &status, ToldProblems &told)
-      : link_(link), status_(status), told_(told), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
+  Shipment(RouteLink &link, RouteStatus &status, ToldProblems &told, uint64 rules)
+      : link_(link), status_(status), told_(told), rules_(rules), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
         started_us_(pg::monotonic_us()) {}
 
   ScanResult run() {
@@ -58,7 +58,8 @@ public:
     if (link_.claims_changed())
       return {ScanOutcome::kHelloAgain};
     batch_ = pg::call([this] { return scan::open(link_.session(), link_.held().position); });
-    const ScanResult result = ship();
+    // Now that the snapshot is taken: what it sees may have been committed after a pause.
+    const ScanResult result = pg::rules_count() == rules_ ? ship() : ScanResult{ScanOutcome::kRulesChanged};
     // Otherwise the transaction is rolled back, and the batch with it.
     if (result.outcome == ScanOutcome::kNothing || result.outcome == ScanOutcome::kShipped) {
       pg::call([this] { scan::close(batch_); });
@@ -307,6 +308,7 @@ private:
   RouteLink &link_;
   RouteStatus &status_;
   ToldProblems &told_;
+  const uint64 rules_;
   const pg::Deadline age_;
   const int64 started_us_;
   scan::Batch *batch_ = nullptr;
@@ -324,8 +326,8 @@ private:
 
 } // namespace
 
-ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told) {
-  return Shipment(link, status, told).run();
+ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told, uint64 rules) {
+  return Shipment(link, status, told, rules).run();
 }
 
 LeftOutTables left_out(const scan::Session *session) {
