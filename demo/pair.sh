@@ -39,7 +39,12 @@ SQL
 }
 
 sql_health() { echo "SELECT severity, code, scope, message FROM seal_sync.health ORDER BY severity, code;"; }
-sql_is_critical() { echo "SELECT count(*) FROM seal_sync.health WHERE severity = 'critical'"; }
+sql_severity() {
+  cat <<SQL
+SELECT severity FROM seal_sync.health
+ORDER BY array_position(ARRAY['critical', 'warning'], severity) LIMIT 1
+SQL
+}
 
 # The triggers of a table whose function belongs to the extension, and how to enable them as they are
 sql_capture_triggers() {
