@@ -76,3 +76,65 @@ COMMENT ON FUNCTION seal_sync.table_add(regclass, name, name, text, boolean) IS
 CREATE FUNCTION seal_sync.table_remove(relation regclass) RETURNS void
     LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_table_remove';
 COMMENT ON FUNCTION seal_sync.table_remove(regclass) IS 'ends synchronization of a table; its rows stay everywhere';
+
+-- Steering.
+CREATE FUNCTION seal_sync.pause(peer name, reason text DEFAULT NULL, duration interval DEFAULT NULL) RETURNS void
+    LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_pause';
+COMMENT ON FUNCTION seal_sync.pause(name, text, interval) IS 'stops shipping to a peer, for a time or until resume; changes go on being recorded';
+
+CREATE FUNCTION seal_sync.resume(peer name) RETURNS void
+    LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_resume';
+COMMENT ON FUNCTION seal_sync.resume(name) IS 'goes on shipping to a paused or halted peer';
+
+CREATE FUNCTION seal_sync.sync_now(peer name DEFAULT NULL, timeout interval DEFAULT '30 s') RETURNS void
+    LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_sync_now';
+COMMENT ON FUNCTION seal_sync.sync_now(name, interval) IS 'returns when everything committed before the call is on the peer, or on all peers';
+
+CREATE FUNCTION seal_sync.stat_reset() RETURNS void
+    LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_stat_reset';
+COMMENT ON FUNCTION seal_sync.stat_reset() IS 'sets the counters of this database to zero';
+
+-- What the views are made of.
+CREATE FUNCTION seal_sync.get_routes(OUT peer name, OUT pid integer, OUT state text, OUT state_reason text,
+        OUT state_since timestamptz, OUT connected_since timestamptz, OUT last_contact_at timestamptz,
+        OUT oldest_pending_at timestamptz, OUT last_batch bigint, OUT last_batch_keys bigint,
+        OUT last_batch_at timestamptz, OUT complete_until timestamptz, OUT parked_tables integer, OUT retries integer,
+        OUT next_retry_at timestamptz, OUT last_error_at timestamptz, OUT last_error_sqlstate text, OUT last_error text,
+        OUT last_error_hint text, OUT peer_version text, OUT protocol integer, OUT tls text, OUT clock_offset interval,
+        OUT batches bigint, OUT empty_scans bigint, OUT keys bigint, OUT upserts bigint, OUT deletes bigint,
+        OUT bytes_raw bigint, OUT bytes_wire bigint, OUT scan_time float8, OUT read_time float8, OUT send_time float8,
+        OUT apply_time float8, OUT commit_time float8, OUT idle_time float8, OUT last_scan_time float8,
+        OUT last_read_time float8, OUT last_send_time float8, OUT last_apply_time float8, OUT last_commit_time float8,
+        OUT max_batch_time float8, OUT connects bigint, OUT connect_failures bigint, OUT stats_reset timestamptz)
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_get_routes';
+
+CREATE FUNCTION seal_sync.get_origins(OUT node name, OUT pid integer, OUT connected_since timestamptz,
+        OUT last_contact_at timestamptz, OUT complete_until timestamptz, OUT last_batch bigint, OUT last_batch_rows bigint,
+        OUT last_batch_at timestamptz, OUT last_error_at timestamptz, OUT last_error_sqlstate text, OUT last_error text,
+        OUT version text)
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_get_origins';
+
+CREATE FUNCTION seal_sync.get_table_counters(OUT relation oid, OUT peer name, OUT captured_inserts bigint,
+        OUT captured_updates bigint, OUT captured_deletes bigint, OUT captured_truncates bigint, OUT keys_shipped bigint,
+        OUT bytes_shipped bigint, OUT keys_applied bigint, OUT guard_refused bigint, OUT guard_overridden bigint,
+        OUT stats_reset timestamptz)
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_get_table_counters';
+
+CREATE FUNCTION seal_sync.get_server(OUT preloaded boolean, OUT worker_pid integer, OUT enabled boolean, OUT guard text,
+        OUT log_bytes bigint, OUT log_limit_bytes bigint, OUT max_worker_processes integer)
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'seal_sync_get_server';
+
+CREATE FUNCTION seal_sync.pending_counts(OUT peer name, OUT relation oid, OUT cluster_id integer, OUT keys bigint,
+        OUT oldest_at timestamptz)
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_pending_counts';
+
+CREATE FUNCTION seal_sync.pending_entries(OUT relation oid, OUT kind text, OUT key jsonb, OUT cluster name,
+        OUT changed_columns name[], OUT since timestamptz, OUT xid xid8, OUT waiting_for name[])
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_pending_entries';
+
+CREATE FUNCTION seal_sync.key_as_json(relation oid, key bytea) RETURNS jsonb
+    LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_key_as_json';
+
+CREATE FUNCTION seal_sync.row_image(relation oid, key bytea) RETURNS jsonb
+    LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_row_image';
+COMMENT ON FUNCTION seal_sync.row_image(oid, bytea) IS 'the row of a recorded key as it is now, as far as the caller may read the table';

@@ -31,3 +31,29 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.is_primary(name),
     seal_sync.primary_of(name)
     TO seal_sync_admin, seal_sync_monitor, seal_sync_application;
+
+GRANT EXECUTE ON FUNCTION
+    seal_sync.pause(name, text, interval),
+    seal_sync.resume(name),
+    seal_sync.sync_now(name, interval),
+    seal_sync.stat_reset()
+    TO seal_sync_operator;
+
+-- Numbers, states and messages, no keys and no rows.
+GRANT EXECUTE ON FUNCTION
+    seal_sync.get_routes(),
+    seal_sync.get_origins(),
+    seal_sync.get_table_counters(),
+    seal_sync.get_server(),
+    seal_sync.pending_counts()
+    TO seal_sync_monitor;
+GRANT SELECT ON seal_sync.status, seal_sync.clusters, seal_sync.stat_table, seal_sync.stat_route, seal_sync.health
+    TO seal_sync_monitor;
+
+-- Keys; and rows as far as the reader may select from their table.
+GRANT EXECUTE ON FUNCTION
+    seal_sync.pending_entries(),
+    seal_sync.key_as_json(oid, bytea),
+    seal_sync.row_image(oid, bytea)
+    TO seal_sync_read_data;
+GRANT SELECT ON seal_sync.pending, seal_sync.quarantine TO seal_sync_read_data;

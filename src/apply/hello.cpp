@@ -11,7 +11,6 @@
 #include "apply/reply.hpp"
 #include "apply/settings.hpp"
 #include "config/config.hpp"
-#include "core/version.hpp"
 #include "pg/boundary.hpp"
 
 namespace seal_sync::apply {

@@ -212,11 +212,14 @@ void close_target(Target *target) {
 }
 
 TupleTableSlot *incoming_slot(Target *target, int i) {
-  if (target->incoming[i] == nullptr)
+  if (target->incoming[i] == nullptr) {
+    const MemoryContext caller = MemoryContextSwitchTo(target->context); // ours is reset with each run
     target->incoming[i] = target->only != nullptr
                               ? table_slot_create(target->relation, nullptr)
                               : MakeSingleTupleTableSlot(RelationGetDescr(target->relation),
                                                          &TTSOpsVirtual);
+    MemoryContextSwitchTo(caller);
+  }
   return ExecClearTuple(target->incoming[i]);
 }
 

@@ -1,6 +1,10 @@
 // See trigger_filter.hpp.
 #include "apply/trigger_filter.hpp"
 
+extern "C" {
+#include "catalog/pg_proc.h"
+}
+
 namespace seal_sync::apply {
 
 namespace {

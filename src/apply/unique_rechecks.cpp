@@ -50,9 +50,11 @@ void recheck(const Entry &entry) {
   table_close(heap, NoLock);
 }
 
-void recheck_from(Attempt *attempt, volatile uint64 *next) {
-  for (; *next < attempt->rechecks->count; *next = *next + 1) {
-    const Entry &entry = attempt->rechecks->entries[*next];
+/// attempt->position is the entry at hand.
+void recheck_from(Attempt *attempt, uint64 first) {
+  for (uint64 i = first; i < attempt->rechecks->count; ++i) {
+    const Entry &entry = attempt->rechecks->entries[i];
+    attempt->position = i;
     if (is_refused(&attempt->session->notes, entry.row.ordinal))
       continue;
     const OwnerScope scope = become_owner(entry.owner);
@@ -103,19 +105,20 @@ void run_rechecks(Attempt *attempt) {
   CommandCounterIncrement();
   const MemoryContext caller = MemoryContextSwitchTo(attempt->rows);
   const ResourceOwner owner = CurrentResourceOwner;
-  volatile uint64 next = 0;
   if (!attempt->careful) {
-    recheck_from(attempt, &next);
+    recheck_from(attempt, 0);
     MemoryContextSwitchTo(caller);
     return;
   }
-  while (next < attempt->rechecks->count) {
+  attempt->position = 0;
+  while (attempt->position < attempt->rechecks->count) {
     BeginInternalSubTransaction(nullptr);
     MemoryContextSwitchTo(attempt->rows);
     PG_TRY();
     {
-      recheck_from(attempt, &next);
+      recheck_from(attempt, attempt->position);
       ReleaseCurrentSubTransaction();
+      attempt->position = attempt->rechecks->count;
     }
     PG_CATCH();
     {
@@ -126,9 +129,9 @@ void run_rechecks(Attempt *attempt) {
       CurrentResourceOwner = owner;
       if (!is_row_error(error))
         ReThrowError(error);
-      attempt->current = attempt->rechecks->entries[next].row;
+      attempt->current = attempt->rechecks->entries[attempt->position].row;
       refuse_current(attempt, error);
-      next = next + 1;
+      attempt->position += 1;
     }
     PG_END_TRY();
     CurrentResourceOwner = owner;

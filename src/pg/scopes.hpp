@@ -6,7 +6,8 @@
 namespace seal_sync::pg {
 
 /// A transaction of a worker process, with or without a snapshot for queries. Rolled back unless
-/// committed. The memory context of the caller is current again afterwards.
+/// committed. The memory context of the caller stays current: an error record made inside must outlive
+/// the roll-back that it causes.
 class Transaction {
 public:
   enum class Snapshot { kNone, kActive };
@@ -16,9 +17,15 @@ public:
       SetCurrentStatementStartTimestamp();
       StartTransactionCommand();
     });
-    open_ = true; // before the snapshot: taking it may fail
+    open_ = true;
+    MemoryContextSwitchTo(context_);
     if (snapshot == Snapshot::kActive) {
-      call([] { PushActiveSnapshot(GetTransactionSnapshot()); });
+      try { // the destructor does not run for what its constructor throws
+        call([] { PushActiveSnapshot(GetTransactionSnapshot()); });
+      } catch (...) {
+        roll_back();
+        throw;
+      }
       pushed_ = true;
     }
   }
@@ -49,11 +56,13 @@ private:
   bool pushed_ = false;
 };
 
-/// A memory context that is current and goes away with the scope.
+/// A memory context that is current and goes away with the scope; but not while an exception is on its
+/// way, because the error record may lie in it. Then it goes with its parent.
 class ScratchContext {
 public:
-  explicit ScratchContext(const char *name) : before_(CurrentMemoryContext) {
-    // The macro wants a literal only so that the name outlives the context; ours do.
+  explicit ScratchContext(const char *name)
+      : before_(CurrentMemoryContext), exceptions_(std::uncaught_exceptions()) {
+    // The macro insists on a literal so that the name outlives the context; ours are literals.
     context_ = call([&] {
       return AllocSetContextCreateInternal(before_, name, ALLOCSET_DEFAULT_SIZES);
     });
@@ -61,16 +70,16 @@ public:
   }
   ~ScratchContext() {
     MemoryContextSwitchTo(before_);
-    MemoryContextDelete(context_);
+    if (std::uncaught_exceptions() == exceptions_)
+      MemoryContextDelete(context_);
   }
-  void reset() noexcept { MemoryContextReset(context_); }
-  [[nodiscard]] MemoryContext context() const noexcept { return context_; }
   ScratchContext(const ScratchContext &) = delete;
   ScratchContext &operator=(const ScratchContext &) = delete;
 
 private:
   MemoryContext before_;
   MemoryContext context_;
+  int exceptions_;
 };
 
 } // namespace seal_sync::pg

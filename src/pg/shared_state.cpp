@@ -159,6 +159,8 @@ DatabaseSlot *database_slot(Oid database, bool create) {
   free_slot->worker_latch = nullptr;
   free_slot->blockers = 0;
   free_slot->unwanted = false;
+  free_slot->ready = false;
+  free_slot->look_again = false;
   free_slot->absent = false;
   free_slot->database = database;
   free_slot->used = true;
@@ -389,7 +391,10 @@ void wake_database(Oid database) {
     return;
   LWLockAcquire(shared->lock, LW_EXCLUSIVE);
   DatabaseSlot *slot = database_slot(database, false);
-  if (slot != nullptr && slot->worker_pid != 0 && slot->worker_latch != nullptr) {
+  if (slot != nullptr && slot->worker_pid != 0 && !slot->ready) {
+    // It may have looked before this commit: its verdict would be out of date.
+    slot->look_again = true;
+  } else if (slot != nullptr && slot->worker_pid != 0) {
     SetLatch(slot->worker_latch);
     // Paused, resumed, halted by SQL: the routes read that themselves.
     for (const RouteSlot &route : shared->routes)

@@ -89,7 +89,9 @@ struct DatabaseSlot {
   Latch *worker_latch;
   int32 blockers; // commands that need the database free of workers (worker/ddl_hooks)
   bool unwanted;  // seal_sync.databases does not name it
-  bool absent;    // the last database worker found no extension there
+  bool ready;      // the database worker has found the extension
+  bool look_again; // something was committed while the database worker was looking for it
+  bool absent;     // it found none, and nothing was committed meanwhile
   pg_atomic_uint32 segment;   // change log segment that writers should take (a hint)
   pg_atomic_uint32 log_full;  // nonzero: the change log has reached max_log_size
   pg_atomic_uint32 history;   // route_history table that route workers should take (a hint)

@@ -1,6 +1,5 @@
 // node_create, node_drop: this database's identity, and what hangs on it.
 
-#include "core/version.hpp"
 #include "scan/batch.hpp"
 #include "sql_api/registration.hpp"
 

@@ -38,6 +38,7 @@ max_prepared_transactions = 16
 seal_sync.scan_period = '100ms'
 seal_sync.retry_min = '100ms'
 seal_sync.retry_max = '1s'
+log_statement = none
 @{[ $option{tcp} ? "listen_addresses = '127.0.0.1'" : '' ]}
 @{[ $option{conf} // '' ]}
 CONF

@@ -1,0 +1,376 @@
+-- What an operator sees. NULL means unknown, never 0. Tables are read with the rights of the
+-- extension's owner, functions are executed with the rights of whoever asks. Columns that are NULL
+-- throughout belong to the contract and wait for what fills them.
+
+-- What a node has applied of each origin, from the progress rows that survive a restart.
+CREATE VIEW seal_sync.applied_progress AS
+SELECT DISTINCT ON (a.origin) a.origin, a.batch, a.complete_until, a.rows, a.at
+FROM (SELECT x.origin, x.batch, x.complete_until, x.rows, x.at FROM seal_sync.applied_0 x
+      UNION ALL
+      SELECT y.origin, y.batch, y.complete_until, y.rows, y.at FROM seal_sync.applied_1 y) a
+ORDER BY a.origin, a.batch DESC, a.at DESC;
+
+-- Triggers that a registered table should have and does not, or that are not ENABLE ALWAYS.
+CREATE VIEW seal_sync.capture_problems AS
+SELECT r.relation, m.member::regclass AS member, t.tgname IS NULL AS missing
+FROM seal_sync.table_rule r
+JOIN pg_catalog.pg_class c ON c.oid = r.relation
+CROSS JOIN LATERAL (SELECT c.oid AS member
+                    UNION SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(c.oid) p) m
+JOIN pg_catalog.pg_class mc ON mc.oid = m.member
+CROSS JOIN (VALUES ('capture'), ('truncate')) w(what)
+LEFT JOIN pg_catalog.pg_trigger t
+    ON t.tgrelid = m.member AND t.tgname = 'seal_sync_' || w.what || '_' || r.relation::oid::text
+WHERE (w.what = 'capture' OR mc.relkind = 'r') AND t.tgenabled IS DISTINCT FROM 'A'
+  AND EXISTS (SELECT FROM seal_sync.local_node);
+
+CREATE VIEW seal_sync.status AS
+WITH counts AS MATERIALIZED (
+    SELECT c.peer, pg_catalog.sum(c.keys)::bigint AS keys, pg_catalog.min(c.oldest_at) AS oldest_at
+    FROM seal_sync.pending_counts() c GROUP BY c.peer
+), held AS MATERIALIZED (
+    SELECT h.peer, pg_catalog.count(*) AS keys,
+        pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
+        pg_catalog.count(DISTINCT h.relation) FILTER (WHERE h.state = 'parked')::integer AS parked
+    FROM seal_sync.held h GROUP BY h.peer
+), outgoing AS (
+    SELECT p.peer, r.*,
+        s.halted_since, s.halt_message, s.paused_since, s.pause_reason,
+        s.paused_since IS NOT NULL AND (s.pause_until IS NULL OR s.pause_until > pg_catalog.clock_timestamp()) AS paused,
+        coalesce(c.keys, 0) AS log_keys,
+        coalesce(c.keys, 0) + coalesce(h.keys, 0) AS pending_keys,
+        least(c.oldest_at, r.oldest_pending_at) AS oldest_at,
+        coalesce(h.parked, 0) AS parked, coalesce(h.quarantined, 0) AS quarantined,
+        CASE WHEN r.last_read_time + r.last_send_time + r.last_apply_time + r.last_commit_time > 0 AND r.last_batch_keys > 0
+            THEN r.last_batch_keys * 1000 / (r.last_read_time + r.last_send_time + r.last_apply_time + r.last_commit_time)
+        END AS speed,
+        v.preloaded, v.enabled, v.log_bytes, v.log_limit_bytes
+    FROM seal_sync.peer p
+    CROSS JOIN seal_sync.get_server() v
+    LEFT JOIN seal_sync.peer_state s ON s.peer = p.peer
+    LEFT JOIN seal_sync.get_routes() r(slot_peer, pid, state, state_reason, state_since, connected_since, last_contact_at,
+        oldest_pending_at, last_batch, last_batch_keys, last_batch_at, complete_until, parked_tables, retries, next_retry_at,
+        last_error_at, last_error_sqlstate, last_error, last_error_hint, peer_version, protocol, tls, clock_offset,
+        batches, empty_scans, keys, upserts, deletes, bytes_raw, bytes_wire, scan_time, read_time, send_time, apply_time,
+        commit_time, idle_time, last_scan_time, last_read_time, last_send_time, last_apply_time, last_commit_time,
+        max_batch_time, connects, connect_failures, stats_reset) ON r.slot_peer = p.peer
+    LEFT JOIN counts c ON c.peer = p.peer
+    LEFT JOIN held h ON h.peer = p.peer
+)
+SELECT o.peer, 'out' AS direction,
+    CASE WHEN o.halted_since IS NOT NULL THEN 'halted' WHEN o.paused THEN 'paused' ELSE coalesce(o.state, 'stopped') END AS state,
+    CASE WHEN o.halted_since IS NOT NULL THEN o.halt_message
+         WHEN o.paused THEN o.pause_reason
+         WHEN o.state IS NOT NULL THEN o.state_reason
+         WHEN NOT o.preloaded THEN 'the library is not in shared_preload_libraries'
+         WHEN NOT o.enabled THEN 'seal_sync.enabled is off'
+         ELSE 'no worker runs' END AS state_reason,
+    CASE WHEN o.halted_since IS NOT NULL THEN o.halted_since WHEN o.paused THEN o.paused_since ELSE o.state_since END AS state_since,
+    o.pid AS worker_pid, o.connected_since, o.last_contact_at, o.pending_keys,
+    CASE WHEN o.log_keys > 0 THEN o.oldest_at END AS oldest_pending_at,
+    CASE WHEN o.log_keys = 0 THEN interval '0' ELSE pg_catalog.clock_timestamp() - o.oldest_at END AS lag,
+    o.speed AS keys_per_second,
+    CASE WHEN o.log_keys = 0 THEN interval '0'
+         WHEN o.state IN ('streaming', 'catchup') THEN o.log_keys / o.speed * interval '1 s' END AS eta,
+    o.log_bytes, o.log_limit_bytes, o.last_batch, o.last_batch_keys, o.last_batch_at,
+    o.parked AS parked_tables, o.quarantined AS quarantined_keys, o.retries, o.next_retry_at,
+    o.last_error_at, o.last_error_sqlstate, o.last_error, o.last_error_hint, o.peer_version, o.protocol, o.tls, o.clock_offset
+FROM outgoing o
+UNION ALL
+SELECT n.node, 'in',
+    CASE WHEN i.pid IS NOT NULL THEN 'streaming' ELSE 'waiting_peer' END,
+    CASE WHEN i.pid IS NOT NULL THEN NULL WHEN g.node IS NULL THEN 'the peer has not connected yet' ELSE 'the peer is not connected' END,
+    CASE WHEN i.pid IS NOT NULL THEN i.connected_since ELSE i.last_contact_at END,
+    i.pid, CASE WHEN i.pid IS NOT NULL THEN i.connected_since END, i.last_contact_at, NULL, NULL,
+    pg_catalog.clock_timestamp() - greatest(i.complete_until, a.complete_until), NULL, NULL, NULL, NULL,
+    coalesce(nullif(i.last_batch, 0), a.batch), coalesce(nullif(i.last_batch_rows, 0), a.rows), coalesce(i.last_batch_at, a.at),
+    NULL, NULL, NULL, NULL,
+    i.last_error_at, i.last_error_sqlstate, i.last_error, NULL, i.version, NULL, NULL, NULL
+FROM (SELECT p.peer AS node FROM seal_sync.peer p UNION SELECT o.node FROM seal_sync.origin o) n
+LEFT JOIN seal_sync.origin g ON g.node = n.node
+LEFT JOIN seal_sync.get_origins() i ON i.node = n.node
+LEFT JOIN seal_sync.applied_progress a ON a.origin = n.node;
+COMMENT ON VIEW seal_sync.status IS 'each peer, out and in: state, what is pending, lag, last error';
+
+CREATE VIEW seal_sync.pending AS
+SELECT (l.e).relation::regclass AS relation, (l.e).kind, (l.e).key, (l.e).cluster, (l.e).changed_columns,
+    (l.e).since, (l.e).xid, (l.e).waiting_for, 'pending' AS state, NULL::text AS reason
+FROM (SELECT seal_sync.pending_entries() AS e) l -- in the select list, so that LIMIT stops it
+UNION ALL
+SELECT h.relation::regclass,
+    CASE h.kind WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' ELSE 'copy' END,
+    seal_sync.key_as_json(h.relation, h.key), c.cluster, NULL, h.first_failed_at, NULL, ARRAY[h.peer], h.state, h.message
+FROM seal_sync.held h
+LEFT JOIN seal_sync.table_rule r ON r.relation = h.relation
+LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id OR h.cluster_id = 0 AND c.cluster = r.cluster;
+COMMENT ON VIEW seal_sync.pending IS 'each recorded key that a peer does not have yet; LIMIT is cheap';
+
+CREATE VIEW seal_sync.quarantine AS
+SELECT h.id, h.peer,
+    coalesce(c.cluster, (SELECT m.cluster FROM seal_sync.cluster m
+        WHERE i.row_image ->> r.cluster_column::text = ANY (m.match_values))) AS cluster,
+    h.relation::regclass AS relation, seal_sync.key_as_json(h.relation, h.key) AS key,
+    CASE h.kind WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' ELSE 'copy' END AS kind,
+    i.row_image, h.sqlstate, h.message, h.detail, h.constraint_name, h.batch,
+    h.first_failed_at, h.last_failed_at, h.attempts, h.next_retry_at, NULL::bigint AS held_by, h.state
+FROM seal_sync.held h
+LEFT JOIN seal_sync.table_rule r ON r.relation = h.relation
+LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id OR h.cluster_id = 0 AND c.cluster = r.cluster
+CROSS JOIN LATERAL (SELECT seal_sync.row_image(h.relation, h.key) AS row_image OFFSET 0) i
+WHERE h.state = 'quarantined';
+COMMENT ON VIEW seal_sync.quarantine IS 'keys that a peer has refused, with its reason; they are tried again';
+
+CREATE VIEW seal_sync.clusters AS
+WITH node AS MATERIALIZED (
+    SELECT n.node FROM seal_sync.local_node n
+), held AS MATERIALIZED ( -- a key whose cluster is not noted counts for each that it may belong to
+    SELECT c.cluster, pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
+        pg_catalog.count(DISTINCT h.relation) FILTER (WHERE h.state = 'parked') AS parked,
+        pg_catalog.min(h.first_failed_at) AS since,
+        pg_catalog.string_agg(DISTINCT h.relation::regclass::text, ', ' ORDER BY h.relation::regclass::text) AS tables
+    FROM seal_sync.held h
+    JOIN seal_sync.table_rule r ON r.relation = h.relation
+    JOIN seal_sync.cluster_state s ON s.primary_node = (SELECT n.node FROM node n)
+    JOIN seal_sync.cluster c ON c.cluster = s.cluster
+        AND (h.cluster_id = c.cluster_id OR h.cluster_id = 0 AND coalesce(r.cluster = c.cluster, true))
+    WHERE h.state IN ('quarantined', 'parked')
+    GROUP BY c.cluster
+), described AS (
+    SELECT c.cluster, c.cluster_id, c.match_values, c.home_node, c.standby_nodes, s.primary_node, s.epoch, s.since,
+        CASE WHEN s.primary_node = n.node THEN 'primary'
+             WHEN c.standby_nodes IS NULL OR n.node = ANY (c.standby_nodes) THEN 'standby'
+             ELSE 'none' END AS role,
+        h.quarantined, h.parked, h.since AS suspended_since, h.tables AS suspended_tables,
+        o.batch_sent, o.batch_acknowledged, o.complete_until AS complete_there,
+        greatest(i.complete_until, a.complete_until) AS complete_here,
+        coalesce(nullif(i.last_batch, 0), a.batch) AS batch_applied
+    FROM seal_sync.cluster c
+    JOIN seal_sync.cluster_state s ON s.cluster = c.cluster
+    LEFT JOIN node n ON true
+    LEFT JOIN held h ON h.cluster = c.cluster
+    LEFT JOIN LATERAL (
+        SELECT pg_catalog.max(r.last_batch) AS batch_sent, pg_catalog.min(r.last_batch) AS batch_acknowledged,
+            pg_catalog.min(r.complete_until) AS complete_until
+        FROM seal_sync.get_routes() r
+        WHERE s.primary_node = n.node AND (c.standby_nodes IS NULL OR r.peer = ANY (c.standby_nodes))) o ON true
+    LEFT JOIN seal_sync.get_origins() i ON i.node = s.primary_node
+    LEFT JOIN seal_sync.applied_progress a ON a.origin = s.primary_node
+)
+SELECT d.cluster, d.role,
+    CASE WHEN d.suspended_tables IS NOT NULL THEN 'PREFIX_SUSPENDED'
+         WHEN d.role = 'primary' THEN 'PRIMARY' WHEN d.role = 'standby' THEN 'STANDBY' ELSE 'NONE' END AS state,
+    CASE WHEN d.suspended_tables IS NOT NULL THEN d.suspended_since ELSE d.since END AS state_since,
+    coalesce(d.role = 'primary', false) AS accepts_writes,
+    d.primary_node, d.home_node, d.standby_nodes, d.epoch,
+    CASE d.role WHEN 'standby' THEN d.complete_here WHEN 'primary' THEN d.complete_there END AS complete_until,
+    CASE WHEN d.role = 'standby' THEN pg_catalog.clock_timestamp() - d.complete_here END AS staleness,
+    d.batch_sent, d.batch_acknowledged, CASE WHEN d.role = 'standby' THEN d.batch_applied END AS batch_applied,
+    (SELECT pg_catalog.count(*)::integer FROM seal_sync.table_rule r WHERE coalesce(r.cluster = d.cluster, true)) AS tables,
+    CASE WHEN d.role = 'primary' THEN coalesce(d.quarantined, 0) END AS quarantined_keys,
+    NULL::bigint AS lost_tail_open, NULL::timestamptz AS last_reconciled_at, NULL::text AS last_reconcile_status,
+    NULL::timestamptz AS next_reconcile_at, NULL::timestamptz AS lease_until,
+    d.match_values,
+    CASE WHEN d.suspended_tables IS NOT NULL
+        THEN pg_catalog.format('%s keys are quarantined and %s tables parked: %s', d.quarantined, d.parked, d.suspended_tables) END AS message,
+    CASE WHEN d.suspended_tables IS NOT NULL THEN 'See seal_sync.quarantine and seal_sync.stat_table.' END AS hint
+FROM described d;
+COMMENT ON VIEW seal_sync.clusters IS 'each cluster: who is primary, whether it accepts writes here, how old a standby is';
+
+CREATE VIEW seal_sync.stat_table AS
+WITH counts AS MATERIALIZED (
+    SELECT c.relation, c.peer, pg_catalog.sum(c.keys)::bigint AS keys, pg_catalog.min(c.oldest_at) AS oldest_at
+    FROM seal_sync.pending_counts() c GROUP BY c.relation, c.peer
+), held AS MATERIALIZED (
+    SELECT h.relation, h.peer, pg_catalog.count(*) AS keys,
+        pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
+        pg_catalog.bool_or(h.state = 'parked') AS parked,
+        pg_catalog.bool_or(h.state = 'waiting_peer') AS waiting,
+        pg_catalog.min(h.first_failed_at) AS since,
+        (pg_catalog.array_agg(h.message ORDER BY h.state <> 'parked', h.last_failed_at DESC))[1] AS message,
+        (pg_catalog.array_agg(h.detail ORDER BY h.state <> 'parked', h.last_failed_at DESC))[1] AS detail
+    FROM seal_sync.held h GROUP BY h.relation, h.peer
+), problems AS MATERIALIZED (
+    SELECT p.relation, pg_catalog.string_agg(DISTINCT p.member::text, ', ' ORDER BY p.member::text) AS members
+    FROM seal_sync.capture_problems p GROUP BY p.relation
+), counters AS MATERIALIZED (
+    SELECT t.* FROM seal_sync.get_table_counters() t
+)
+SELECT r.relation, p.peer,
+    CASE WHEN r.cluster IS NOT NULL THEN ARRAY[r.cluster]
+         ELSE ARRAY(SELECT c.cluster FROM seal_sync.cluster c ORDER BY c.cluster) END AS clusters,
+    r.cluster_column,
+    CASE WHEN b.relation IS NOT NULL THEN 'capture_disabled'
+         WHEN s.dirty_since IS NOT NULL THEN 'dirty'
+         WHEN h.parked THEN 'parked'
+         WHEN h.waiting THEN 'waiting_peer'
+         WHEN s.relation IS NOT NULL THEN 'synced' END AS state,
+    CASE WHEN b.relation IS NOT NULL THEN NULL
+         WHEN s.dirty_since IS NOT NULL THEN s.dirty_since
+         WHEN h.parked OR h.waiting THEN h.since ELSE s.added_at END AS state_since,
+    CASE WHEN b.relation IS NOT NULL THEN 'triggers are disabled or missing on ' || b.members
+         WHEN s.dirty_since IS NOT NULL THEN s.dirty_reason
+         WHEN h.parked OR h.waiting THEN h.message END AS message,
+    CASE WHEN b.relation IS NOT NULL THEN 'Changes made meanwhile are not recorded; ENABLE ALWAYS the triggers, or remove the table and add it again.'
+         WHEN h.parked OR h.waiting THEN h.detail END AS hint,
+    coalesce(c.keys, 0) + coalesce(h.keys, 0) AS pending_keys, c.oldest_at AS oldest_pending_at,
+    v.captured_inserts, v.captured_updates, v.captured_deletes, v.captured_truncates,
+    v.keys_shipped, v.bytes_shipped, v.keys_applied, v.guard_refused, v.guard_overridden,
+    coalesce(h.quarantined, 0) AS quarantined_keys,
+    NULL::timestamptz AS last_reconciled_at, NULL::bigint AS last_differences, v.stats_reset
+FROM seal_sync.table_rule r
+LEFT JOIN seal_sync.peer p ON true
+LEFT JOIN seal_sync.table_state s ON s.relation = r.relation
+LEFT JOIN problems b ON b.relation = r.relation
+LEFT JOIN counts c ON c.relation = r.relation AND c.peer = p.peer
+LEFT JOIN held h ON h.relation = r.relation AND h.peer = p.peer
+LEFT JOIN LATERAL ( -- counters of the table as such stand under the empty peer
+    SELECT coalesce(pg_catalog.sum(t.captured_inserts), 0)::bigint AS captured_inserts,
+        coalesce(pg_catalog.sum(t.captured_updates), 0)::bigint AS captured_updates,
+        coalesce(pg_catalog.sum(t.captured_deletes), 0)::bigint AS captured_deletes,
+        coalesce(pg_catalog.sum(t.captured_truncates), 0)::bigint AS captured_truncates,
+        coalesce(pg_catalog.sum(t.keys_shipped), 0)::bigint AS keys_shipped,
+        coalesce(pg_catalog.sum(t.bytes_shipped), 0)::bigint AS bytes_shipped,
+        coalesce(pg_catalog.sum(t.keys_applied), 0)::bigint AS keys_applied,
+        coalesce(pg_catalog.sum(t.guard_refused), 0)::bigint AS guard_refused,
+        coalesce(pg_catalog.sum(t.guard_overridden), 0)::bigint AS guard_overridden,
+        pg_catalog.max(t.stats_reset) AS stats_reset
+    FROM counters t WHERE t.relation = r.relation AND (t.peer = p.peer OR t.peer = '')
+    HAVING (SELECT x.preloaded FROM seal_sync.get_server() x)) v ON true;
+COMMENT ON VIEW seal_sync.stat_table IS 'each registered table and peer: state, what is pending, counters';
+
+CREATE VIEW seal_sync.stat_route AS
+SELECT r.peer, r.batches, r.empty_scans, r.keys, r.upserts, r.deletes, r.bytes_raw, r.bytes_wire,
+    r.scan_time, r.read_time, NULL::float8 AS encode_time, r.send_time, r.apply_time, r.commit_time, r.idle_time,
+    r.last_scan_time, r.last_read_time, NULL::float8 AS last_encode_time, r.last_send_time, r.last_apply_time,
+    r.last_commit_time, NULL::float8 AS last_idle_time, r.max_batch_time,
+    CASE WHEN r.batches > 0 THEN (SELECT t.what FROM (VALUES ('scan', r.scan_time), ('read', r.read_time), ('send', r.send_time),
+        ('apply', r.apply_time), ('commit', r.commit_time), ('idle', r.idle_time)) t(what, ms) ORDER BY t.ms DESC LIMIT 1) END AS bottleneck,
+    r.connects, r.connect_failures, r.stats_reset
+FROM seal_sync.get_routes() r;
+COMMENT ON VIEW seal_sync.stat_route IS 'each outgoing route: batches, keys, bytes and where the time goes, in milliseconds';
+
+CREATE VIEW seal_sync.health AS
+WITH server AS MATERIALIZED (
+    SELECT v.* FROM seal_sync.get_server() v
+), node AS MATERIALIZED (
+    SELECT n.node, n.created_at FROM seal_sync.local_node n
+), routes AS MATERIALIZED (
+    SELECT s.* FROM seal_sync.status s WHERE s.direction = 'out'
+), logins AS MATERIALIZED (
+    SELECT p.peer, p.server, s.oid AS server_oid, m.options IS NOT NULL AS mapped, m.options
+    FROM seal_sync.peer p
+    LEFT JOIN pg_catalog.pg_foreign_server s ON s.srvname = p.server
+    LEFT JOIN LATERAL (
+        SELECT coalesce(u.umoptions, '{}') AS options FROM pg_catalog.pg_user_mapping u
+        WHERE u.umserver = s.oid AND (u.umuser = 0 OR u.umuser =
+            (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = 'seal_sync_worker'))
+        ORDER BY u.umuser DESC LIMIT 1) m ON true
+), held AS MATERIALIZED (
+    SELECT h.peer, h.relation, h.state, h.cluster_id, pg_catalog.count(*) AS keys, pg_catalog.min(h.first_failed_at) AS since,
+        (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC))[1] AS message,
+        (pg_catalog.array_agg(h.detail ORDER BY h.last_failed_at DESC))[1] AS detail
+    FROM seal_sync.held h GROUP BY h.peer, h.relation, h.state, h.cluster_id
+), findings(severity, code, scope, since, message, hint) AS (
+    SELECT 'warning', 'no_identity', 'node', NULL::timestamptz, 'this database is not a node yet: nothing is captured or applied',
+        'SELECT seal_sync.node_create(''…'') gives it a name.'
+    WHERE NOT EXISTS (SELECT FROM node)
+    UNION ALL
+    SELECT 'critical', 'not_preloaded', 'server', NULL, 'the library is not in shared_preload_libraries: changes are recorded, nothing is shipped',
+        'Add seal_sync to shared_preload_libraries and restart the server.'
+    FROM server v, node WHERE NOT v.preloaded
+    UNION ALL
+    SELECT 'warning', 'disabled', 'server', NULL, 'seal_sync.enabled is off: nothing is shipped', 'Set seal_sync.enabled to on.'
+    FROM server v, node WHERE NOT v.enabled
+    UNION ALL
+    SELECT 'critical', 'worker_not_running', 'server', NULL, 'the worker of this database does not run',
+        'See the server log, seal_sync.databases and max_worker_processes.'
+    FROM server v, node WHERE v.preloaded AND v.enabled AND v.worker_pid IS NULL
+    UNION ALL
+    SELECT 'critical', 'worker_slots', 'server', NULL,
+        pg_catalog.format('max_worker_processes is %s: too few for %s routes', v.max_worker_processes, n.routes),
+        pg_catalog.format('Set max_worker_processes to %s or more and restart the server.', n.routes + 8)
+    FROM server v, (SELECT pg_catalog.count(*) AS routes FROM seal_sync.peer) n, node
+    WHERE v.max_worker_processes < n.routes + 2
+    UNION ALL
+    SELECT 'warning', 'guard_' || v.guard, 'server', NULL,
+        pg_catalog.format('seal_sync.guard is %s: rows of clusters with their primary elsewhere can be changed here', v.guard),
+        'Set seal_sync.guard to refuse.'
+    FROM server v WHERE v.guard <> 'refuse'
+    UNION ALL
+    SELECT CASE WHEN v.log_bytes >= v.log_limit_bytes * 0.8 THEN 'critical' ELSE 'warning' END, 'change_log_size', 'node', NULL,
+        pg_catalog.format('the change log has %s of at most %s', pg_catalog.pg_size_pretty(v.log_bytes), pg_catalog.pg_size_pretty(v.log_limit_bytes)),
+        'See seal_sync.status for the peer that does not take its changes.'
+    FROM server v WHERE v.log_bytes >= v.log_limit_bytes * 0.5
+    UNION ALL
+    SELECT 'critical', 'server_missing', 'peer ' || l.peer, NULL,
+        pg_catalog.format('server "%s" of peer "%s" does not exist', l.server, l.peer),
+        'CREATE SERVER and its user mapping again, or name another one with seal_sync.peer_alter.'
+    FROM logins l WHERE l.server_oid IS NULL
+    UNION ALL
+    SELECT 'critical', 'user_mapping_missing', 'peer ' || l.peer, NULL,
+        pg_catalog.format('server "%s" has no user mapping for role "seal_sync_worker"', l.server),
+        pg_catalog.format('CREATE USER MAPPING FOR seal_sync_worker SERVER %I OPTIONS (user ''…'').', l.server)
+    FROM logins l WHERE l.server_oid IS NOT NULL AND NOT l.mapped
+    UNION ALL
+    SELECT 'info', 'inline_password', 'peer ' || l.peer, NULL,
+        pg_catalog.format('the user mapping of server "%s" holds a password', l.server),
+        'It appears in dumps, and in the server log under log_statement = ddl. Use a certificate or a passfile.'
+    FROM logins l WHERE EXISTS (SELECT FROM pg_catalog.unnest(l.options) o WHERE o LIKE 'password=%')
+    UNION ALL
+    SELECT 'critical', 'peer_halted', 'peer ' || r.peer, r.state_since, coalesce(r.state_reason, r.last_error),
+        'Nothing is shipped to it. Correct the cause, then SELECT seal_sync.resume(' || pg_catalog.quote_literal(r.peer) || ').'
+    FROM routes r WHERE r.state = 'halted'
+    UNION ALL
+    SELECT CASE WHEN r.state_since < pg_catalog.clock_timestamp() - interval '1 h' THEN 'warning' ELSE 'info' END,
+        'peer_paused', 'peer ' || r.peer, r.state_since,
+        pg_catalog.format('shipping to peer "%s" is paused, %s keys wait', r.peer, r.pending_keys),
+        'SELECT seal_sync.resume(' || pg_catalog.quote_literal(r.peer) || ') goes on.'
+    FROM routes r WHERE r.state = 'paused'
+    UNION ALL
+    SELECT CASE WHEN r.state_since < pg_catalog.clock_timestamp() - interval '5 min' THEN 'critical' ELSE 'warning' END,
+        'peer_' || r.state, 'peer ' || r.peer, r.state_since,
+        pg_catalog.format('peer "%s": %s', r.peer, coalesce(r.last_error, r.state_reason, r.state)), r.last_error_hint
+    FROM routes r, server v WHERE r.state IN ('retrying', 'waiting_peer', 'stopped') AND v.preloaded AND v.enabled AND v.worker_pid IS NOT NULL
+    UNION ALL
+    SELECT 'critical', 'capture_disabled', 'table ' || p.relation::text, NULL,
+        pg_catalog.format('trigger of seal_sync is %s on table %s', CASE WHEN p.missing THEN 'missing' ELSE 'not enabled always' END, p.member),
+        'Changes made meanwhile are not recorded. ENABLE ALWAYS the trigger, or remove the table and add it again.'
+    FROM (SELECT x.relation, x.member, pg_catalog.bool_or(x.missing) AS missing
+          FROM seal_sync.capture_problems x GROUP BY x.relation, x.member) p
+    UNION ALL
+    SELECT 'warning', 'table_dirty', 'table ' || s.relation::regclass::text, s.dirty_since,
+        'changes of the table were not recorded: ' || coalesce(s.dirty_reason, 'reason unknown'),
+        'All its rows are shipped again by themselves once the change log has room.'
+    FROM seal_sync.table_state s WHERE s.dirty_since IS NOT NULL
+    UNION ALL
+    SELECT 'warning', 'table_' || h.state, 'table ' || h.relation::regclass::text, h.since,
+        pg_catalog.format('%s keys wait for peer "%s": %s', h.keys, h.peer, coalesce(h.message, h.state)), h.detail
+    FROM held h WHERE h.state IN ('parked', 'waiting_peer') AND h.cluster_id = 0
+    UNION ALL
+    SELECT 'warning', 'cluster_waiting_peer', 'cluster ' || coalesce(c.cluster::text, h.cluster_id::text), h.since,
+        pg_catalog.format('%s keys wait until peer "%s" declares the cluster', h.keys, h.peer),
+        pg_catalog.format('On node "%s": SELECT seal_sync.cluster_create(%L, primary_node => %L).', h.peer, c.cluster, n.node)
+    FROM (SELECT x.peer, x.cluster_id, pg_catalog.sum(x.keys) AS keys, pg_catalog.min(x.since) AS since
+          FROM held x WHERE x.state = 'waiting_peer' AND x.cluster_id <> 0 GROUP BY x.peer, x.cluster_id) h
+    LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id
+    CROSS JOIN node n
+    UNION ALL
+    SELECT 'critical', 'quarantined_keys', 'table ' || h.relation::regclass::text, h.since,
+        pg_catalog.format('%s keys are refused by peer "%s": %s', h.keys, h.peer, h.message), 'See seal_sync.quarantine.'
+    FROM held h WHERE h.state = 'quarantined'
+    UNION ALL
+    SELECT CASE WHEN coalesce(c.staleness > interval '15 min', false) THEN 'critical' ELSE 'warning' END,
+        'standby_stale', 'cluster ' || c.cluster, c.complete_until,
+        CASE WHEN c.complete_until IS NULL THEN pg_catalog.format('nothing of cluster "%s" has arrived from node "%s" yet', c.cluster, c.primary_node)
+             ELSE pg_catalog.format('cluster "%s" is complete only until %s', c.cluster, c.complete_until) END,
+        pg_catalog.format('See seal_sync.status here and on node "%s".', c.primary_node)
+    FROM seal_sync.clusters c, node n
+    WHERE c.role = 'standby' AND c.tables > 0
+      AND (c.staleness > interval '1 min'
+        OR c.complete_until IS NULL AND greatest(c.state_since, n.created_at) < pg_catalog.clock_timestamp() - interval '1 min')
+)
+SELECT f.severity, f.code, f.scope, f.since, f.message, f.hint FROM findings f
+UNION ALL
+SELECT 'ok', 'ok', 'node', NULL, 'all is well', NULL
+WHERE NOT EXISTS (SELECT FROM findings f WHERE f.severity <> 'info');
+COMMENT ON VIEW seal_sync.health IS 'what is wrong, worst first by severity: critical, warning, info; never empty: all well is one row ok';

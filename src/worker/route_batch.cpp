@@ -1,0 +1,326 @@
+// See route_batch.hpp.
+#include "worker/route_batch.hpp"
+
+#include "pg/guc.hpp"
+#include "pg/scopes.hpp"
+#include "scan/descriptor.hpp"
+#include "scan/keys.hpp"
+#include "worker/bytes.hpp"
+
+#include <optional>
+
+namespace seal_sync::worker {
+
+namespace wire = core::wire;
+
+namespace {
+
+constexpr std::size_t kChunkBytes = 256 * 1024;
+constexpr std::size_t kInlineBytes = 32 * 1024; // up to here the last chunk travels inside wire_apply
+constexpr int kMostRepeats = 50;
+
+/// What an error of the peer means for the batch under way.
+enum class Reaction { kPutWanted, kRepeat, kDescribeAgain, kPutAgain, kCareful, kGiveUp };
+
+Reaction reaction_to(const core::Error &error) {
+  const std::string_view state(error.sqlstate());
+  if (state == wire::kNeedRows)
+    return Reaction::kPutWanted;
+  if (state == wire::kRepeat)
+    return Reaction::kRepeat;
+  if (state == wire::kSchemaChanged)
+    return Reaction::kDescribeAgain;
+  if (state == wire::kNotPut)
+    return Reaction::kPutAgain;
+  // Not the data's fault: connection, shutdown, resources, locks, deadlock, transaction state, rights.
+  for (const std::string_view transient : {"08", "57", "53", "40", "25", "42501", "55000", "55P03", wire::kContradiction})
+    if (state.starts_with(transient))
+      return Reaction::kGiveUp;
+  return Reaction::kCareful;
+}
+
+double ms_since(int64 start_us) { return static_cast<double>(pg::monotonic_us() - start_us) / 1000; }
+
+struct Times {
+  double scan = 0, read = 0, send = 0, apply = 0, commit = 0;
+};
+
+class Shipment {
+public:
+  Shipment(RouteLink &link, RouteStatus &status, ToldProblems &told)
+      : link_(link), status_(status), told_(told), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
+        started_us_(pg::monotonic_us()) {}
+
+  ScanResult run() {
+    pg::Transaction transaction;
+    if (link_.claims_changed())
+      return {ScanOutcome::kHelloAgain};
+    batch_ = pg::call([this] { return scan::open(link_.session(), link_.held().position); });
+    const ScanResult result = ship();
+    // Otherwise the transaction is rolled back, and the batch with it.
+    if (result.outcome == ScanOutcome::kNothing || result.outcome == ScanOutcome::kShipped) {
+      pg::call([this] { scan::close(batch_); });
+      transaction.commit();
+      if (result.outcome == ScanOutcome::kShipped)
+        report();
+    }
+    return result;
+  }
+
+private:
+  ScanResult ship() {
+    ScanResult result;
+    result.taken_at = pg::call([this] { return scan::taken_at(batch_); });
+    result.collected = pg::call([this] { return scan::collected(batch_); });
+    times_.scan = ms_since(started_us_);
+    if (stale())
+      return {ScanOutcome::kStale};
+    if (result.collected == 0)
+      return result;
+    status_.update([&](pg::RouteSlot &slot) {
+      if (slot.oldest_pending_at == 0)
+        slot.oldest_pending_at = result.taken_at;
+    });
+    describe_tables();
+    if (!pg::call([this] { return scan::worth_shipping(batch_); }))
+      return result;
+
+    number_ = link_.next_number();
+    if (!pg_strong_random(id_.bytes, sizeof id_.bytes))
+      throw core::Error("XX000", "could not generate a random batch id");
+    pg::call([this] { scan::commit_to_history(batch_, number_, id_); });
+    link_.note_sent(number_);
+
+    if (!put_chunks())
+      return {chunks_ > 0 ? ScanOutcome::kHelloAgain : ScanOutcome::kStale};
+    const std::optional<remote::Bytes> answer = apply();
+    if (!answer)
+      return {ScanOutcome::kHelloAgain};
+    acknowledge(*answer);
+    result.outcome = ScanOutcome::kShipped;
+    return result;
+  }
+
+  [[nodiscard]] bool stale() const {
+    return pg::call([this] { return scan::stale(batch_); });
+  }
+
+  /// No single answer may take longer than reply_timeout, all together not longer than the snapshot may live.
+  [[nodiscard]] pg::Deadline deadline(int64 more_ms = 0) const {
+    return pg::Deadline::earlier(age_, pg::Deadline::in_ms(guc::reply_timeout + more_ms));
+  }
+
+  void describe_tables() {
+    for (;;) {
+      const int table = pg::call([this] { return scan::undescribed(batch_); });
+      if (table < 0)
+        return;
+      ByteBuffer description;
+      core::Buffer *out = &*description;
+      pg::call([&] { scan::write_describe(batch_, table, out); });
+      const remote::Bytes answer = link_.connection().call("wire_describe", out->span(), deadline());
+      core::Reader reader(answer);
+      const scan::TableFit fit = pg::call([&] { return scan::read_describe(batch_, table, &reader); });
+      if (fit != scan::TableFit::kFits)
+        tell(table);
+    }
+  }
+
+  /// Once per process: a table that does not fit is asked for again with each connection.
+  void tell(int table) {
+    const char *hint = nullptr;
+    const char *message = pg::call([&] { return scan::table_problem(batch_, table, &hint); });
+    if (message == nullptr || !told_.insert(message).second)
+      return;
+    pg::call([&] {
+      ereport(LOG, errmsg("seal_sync route \"%s\": %s", NameStr(status_.slot()->peer), message),
+              hint != nullptr && hint[0] != '\0' ? errhint("%s", hint) : 0);
+    });
+  }
+
+  /// All but the last chunk, which stays in last_ when it is small. False: the batch is stale.
+  bool put_chunks() {
+    pg::call([this] { scan::init_buffer(&last_, CurrentMemoryContext); });
+    for (bool more = true; more;) {
+      last_.size = 0;
+      const int64 reading = pg::monotonic_us();
+      more = pg::call([this] { return scan::next_chunk(batch_, &last_, kChunkBytes); });
+      times_.read += ms_since(reading);
+      if (stale())
+        return false;
+      if (more || last_.size > kInlineBytes)
+        put(last_);
+    }
+    const int64 sending = pg::monotonic_us();
+    link_.connection().finish_puts(deadline());
+    times_.send += ms_since(sending);
+    return true;
+  }
+
+  void put(core::Buffer &chunk) {
+    if (chunk.size == 0)
+      return;
+    const int64 sending = pg::monotonic_us();
+    link_.connection().put(chunk.span(), deadline());
+    times_.send += ms_since(sending);
+    chunks_++;
+    bytes_ += chunk.size;
+    chunk.size = 0;
+  }
+
+  /// Nothing: the batch has to be abandoned.
+  std::optional<remote::Bytes> apply() {
+    bool careful = false;
+    for (int repeats = 0;;) {
+      ByteBuffer request;
+      write_request(request, careful);
+      std::optional<core::Error> problem;
+      const int64 began = pg::monotonic_us();
+      try {
+        // Rows take time to apply, and that is no sign of a dead peer: a thousand a second at worst.
+        remote::Bytes answer = link_.connection().apply(request->span(), deadline(rows()));
+        answered_ms_ = ms_since(began);
+        return answer;
+      } catch (const core::Error &error) {
+        problem = error;
+      }
+      switch (reaction_to(*problem)) {
+      case Reaction::kPutWanted:
+        if (++repeats > kMostRepeats)
+          throw core::Error(*problem);
+        if (!put_wanted())
+          return std::nullopt;
+        break;
+      case Reaction::kRepeat:
+        if (++repeats > kMostRepeats)
+          throw core::Error(*problem);
+        break;
+      case Reaction::kDescribeAgain:
+      case Reaction::kPutAgain:
+        return std::nullopt; // saying hello again forgets descriptions and chunks
+      case Reaction::kCareful:
+        if (careful)
+          throw core::Error(*problem);
+        careful = true;
+        break;
+      case Reaction::kGiveUp:
+        throw core::Error(*problem);
+      }
+    }
+  }
+
+  [[nodiscard]] int64 rows() const {
+    return pg::call([this] { return scan::shipped_rows(batch_); });
+  }
+
+  void write_request(ByteBuffer &request, bool careful) {
+    ByteBuffer clusters;
+    core::Buffer *cluster_records = &*clusters;
+    wire::ApplyRequest apply;
+    apply.batch = number_;
+    apply.batch_id = id_;
+    apply.previous = link_.held().number;
+    apply.previous_id = link_.held().id;
+    apply.generation = link_.generation();
+    apply.complete_until = pg::call([this] { return scan::taken_at(batch_); });
+    apply.careful = careful ? 1 : 0;
+    apply.chunks = chunks_;
+    apply.rows = static_cast<uint64>(rows());
+    apply.clusters = pg::call([&] { return scan::write_clusters(batch_, cluster_records); });
+    wire::write(*request, apply);
+    request->bytes(cluster_records->data, cluster_records->size);
+    request->bytes(last_.data, last_.size);
+  }
+
+  bool put_wanted() {
+    const remote::Bytes wanted = link_.connection().call("wire_wanted", deadline());
+    core::Reader reader(wanted);
+    ByteBuffer buffer;
+    core::Buffer *out = &*buffer;
+    const int64 reading = pg::monotonic_us();
+    pg::call([&] { scan::write_wanted(batch_, &reader, out); });
+    times_.read += ms_since(reading);
+    if (stale())
+      return false;
+    put(*buffer);
+    link_.connection().finish_puts(deadline());
+    return true;
+  }
+
+  void acknowledge(const remote::Bytes &answer) {
+    core::Reader reader(answer);
+    wire::read(reader, reply_);
+    if (!reader.ok())
+      throw core::Error("08P01", "the peer's answer to a batch cannot be read");
+    const int64 acknowledging = pg::monotonic_us();
+    pg::call([&] { scan::acknowledge(batch_, id_, &reader, reply_.refusals); });
+    link_.note_held(number_, id_, *pg::call([this] { return &scan::position(batch_); }));
+    rows_ = rows();
+    deletes_ = pg::call([this] { return scan::shipped_deletes(batch_); });
+    bytes_ += last_.size;
+    times_.apply = static_cast<double>(reply_.apply_us) / 1000;
+    times_.commit = std::max(0.0, answered_ms_ - times_.apply) + ms_since(acknowledging);
+  }
+
+  void report() {
+    const double whole = ms_since(started_us_);
+    const LeftOutTables tables = left_out(link_.session());
+    status_.update([&](pg::RouteSlot &slot) {
+      const TimestampTz now = GetCurrentTimestamp();
+      slot.last_batch = static_cast<int64>(number_);
+      slot.last_batch_keys = rows_;
+      slot.last_batch_at = slot.last_contact_at = now;
+      slot.batches++;
+      slot.keys += rows_;
+      slot.deletes += deletes_;
+      slot.upserts += rows_ - deletes_;
+      slot.bytes_raw += static_cast<int64>(bytes_);
+      slot.bytes_wire += static_cast<int64>(bytes_);
+      slot.parked_tables = tables.parked;
+      slot.scan_ms += slot.last_scan_ms = times_.scan;
+      slot.read_ms += slot.last_read_ms = times_.read;
+      slot.send_ms += slot.last_send_ms = times_.send;
+      slot.apply_ms += slot.last_apply_ms = times_.apply;
+      slot.commit_ms += slot.last_commit_ms = times_.commit;
+      slot.max_batch_ms = std::max(slot.max_batch_ms, whole);
+    });
+  }
+
+  RouteLink &link_;
+  RouteStatus &status_;
+  ToldProblems &told_;
+  const pg::Deadline age_;
+  const int64 started_us_;
+  scan::Batch *batch_ = nullptr;
+  uint64 number_ = 0;
+  wire::Id id_;
+  core::Buffer last_; // in the transaction's memory
+  uint64 chunks_ = 0;
+  std::size_t bytes_ = 0;
+  wire::ApplyReply reply_;
+  int64 rows_ = 0;
+  int64 deletes_ = 0;
+  double answered_ms_ = 0;
+  Times times_;
+};
+
+} // namespace
+
+ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told) {
+  return Shipment(link, status, told).run();
+}
+
+LeftOutTables left_out(const scan::Session *session) {
+  LeftOutTables out;
+  if (session->tables == nullptr)
+    return out;
+  HASH_SEQ_STATUS sequence;
+  hash_seq_init(&sequence, session->tables);
+  while (const auto *sent = static_cast<const scan::SentTable *>(hash_seq_search(&sequence))) {
+    out.parked += sent->fit == scan::TableFit::kParked;
+    out.waiting += sent->fit == scan::TableFit::kWaitingPeer;
+  }
+  return out;
+}
+
+} // namespace seal_sync::worker

@@ -1,0 +1,39 @@
+#pragma once
+// One scan and, when it found something, one batch: the path of decision 0001, in one transaction.
+//
+// Called by worker/route_worker. C++ regime; throws core::Error when the peer or the network fails (the
+// transaction is rolled back, nothing is lost: the log still has the keys) and pg::Error for local errors.
+
+#include "worker/route_link.hpp"
+#include "worker/route_status.hpp"
+
+#include <set>
+
+namespace seal_sync::worker {
+
+enum class ScanOutcome {
+  kNothing,      // the window is empty
+  kShipped,      // acknowledged
+  kStale,        // DDL was in the way: take a newer snapshot soon
+  kHelloAgain,   // what was agreed no longer holds, or the peer keeps chunks of an abandoned batch
+};
+
+struct ScanResult {
+  ScanOutcome outcome = ScanOutcome::kNothing;
+  TimestampTz taken_at = 0; // everything committed before is on the peer, when nothing or shipped
+  int64 collected = 0;
+};
+
+/// What the connection has told about tables, once per process in the log.
+using ToldProblems = std::set<std::string>;
+
+ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told);
+
+/// Tables that the peer does not take, as last described on this connection.
+struct LeftOutTables {
+  int parked = 0;
+  int waiting = 0;
+};
+LeftOutTables left_out(const scan::Session *session);
+
+} // namespace seal_sync::worker

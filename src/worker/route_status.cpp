@@ -1,0 +1,122 @@
+// See route_status.hpp.
+#include "worker/route_status.hpp"
+
+#include "pg/boundary.hpp"
+
+#include <algorithm>
+
+namespace seal_sync::worker {
+
+namespace {
+
+/// Into a field of fixed size, never through the middle of a character.
+template <std::size_t N> void copy_text(char (&field)[N], const char *text) {
+  const int size = pg_mbcliplen(text, static_cast<int>(strlen(text)), static_cast<int>(N) - 1);
+  memcpy(field, text, static_cast<std::size_t>(size));
+  field[size] = '\0';
+}
+
+std::string full_text(const core::Error &error) {
+  return error.detail().empty() ? error.message() : error.message() + ": " + error.detail();
+}
+
+} // namespace
+
+pg::RouteSlot RouteStatus::read() const {
+  LWLockAcquire(pg::shared_lock(), LW_SHARED);
+  const pg::RouteSlot copy = *slot_;
+  LWLockRelease(pg::shared_lock());
+  return copy;
+}
+
+void RouteStatus::enter(pg::RouteState state, const std::string &reason) {
+  const bool changed = state != state_;
+  state_ = state;
+  update([&](pg::RouteSlot &slot) {
+    if (slot.state != state)
+      slot.state_since = GetCurrentTimestamp();
+    slot.state = state;
+    copy_text(slot.state_reason, reason.c_str());
+    if (state != pg::RouteState::kRetrying)
+      slot.next_retry_at = 0;
+  });
+  if (changed && state != pg::RouteState::kStarting)
+    log(state, reason, {}, {});
+}
+
+void RouteStatus::log(pg::RouteState state, const std::string &reason, const std::string &detail,
+                      const std::string &hint) {
+  pg::call([&] {
+    ereport(LOG,
+            errmsg("seal_sync route \"%s\": %s%s%s", NameStr(slot_->peer), pg::to_text(state),
+                   reason.empty() ? "" : ": ", reason.c_str()),
+            detail.empty() ? 0 : errdetail_internal("%s", detail.c_str()),
+            hint.empty() ? 0 : errhint("%s", hint.c_str()));
+  });
+}
+
+void RouteStatus::note_error(const char *sqlstate, const std::string &text, const std::string &hint) {
+  update([&](pg::RouteSlot &slot) {
+    slot.last_error_at = GetCurrentTimestamp();
+    strlcpy(slot.last_error_sqlstate, sqlstate, sizeof slot.last_error_sqlstate);
+    copy_text(slot.last_error, text.c_str());
+    copy_text(slot.last_error_hint, hint.c_str());
+  });
+}
+
+void RouteStatus::retrying(const core::Error &error, int64 pause_ms, int retries) {
+  note_error(error.sqlstate(), full_text(error), error.hint());
+  const bool changed = state_ != pg::RouteState::kRetrying;
+  state_ = pg::RouteState::kRetrying;
+  update([&](pg::RouteSlot &slot) {
+    const TimestampTz now = GetCurrentTimestamp();
+    if (slot.state != pg::RouteState::kRetrying)
+      slot.state_since = now;
+    slot.state = pg::RouteState::kRetrying;
+    copy_text(slot.state_reason, error.message().c_str());
+    slot.retries = retries;
+    slot.next_retry_at = now + pause_ms * 1000;
+  });
+  const bool known = std::find(logged_.begin(), logged_.end(), error.sqlstate()) != logged_.end();
+  if (changed || !known)
+    log(pg::RouteState::kRetrying, error.message(), error.detail(), error.hint());
+  if (!known)
+    logged_.emplace_back(error.sqlstate());
+}
+
+void RouteStatus::halted(const core::Error &error) {
+  note_error(error.sqlstate(), full_text(error), error.hint());
+  const bool changed = state_ != pg::RouteState::kHalted;
+  state_ = pg::RouteState::kHalted;
+  update([&](pg::RouteSlot &slot) {
+    if (slot.state != pg::RouteState::kHalted)
+      slot.state_since = GetCurrentTimestamp();
+    slot.state = pg::RouteState::kHalted;
+    copy_text(slot.state_reason, error.message().c_str());
+    slot.next_retry_at = 0;
+  });
+  if (changed)
+    log(pg::RouteState::kHalted, error.message(), error.detail(), error.hint());
+}
+
+void RouteStatus::failed(const ErrorData *error) noexcept {
+  update([&](pg::RouteSlot &slot) {
+    const TimestampTz now = GetCurrentTimestamp();
+    if (slot.state != pg::RouteState::kRetrying)
+      slot.state_since = now;
+    slot.state = pg::RouteState::kRetrying;
+    slot.retries++;
+    slot.last_error_at = now;
+    strlcpy(slot.last_error_sqlstate, unpack_sql_state(error->sqlerrcode), sizeof slot.last_error_sqlstate);
+    copy_text(slot.last_error, error->message != nullptr ? error->message : "");
+    copy_text(slot.last_error_hint, error->hint != nullptr ? error->hint : "");
+    copy_text(slot.state_reason, slot.last_error);
+  });
+}
+
+void RouteStatus::recovered() {
+  logged_.clear();
+  update([](pg::RouteSlot &slot) { slot.retries = 0; });
+}
+
+} // namespace seal_sync::worker
