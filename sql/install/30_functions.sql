@@ -42,6 +42,11 @@ CREATE FUNCTION seal_sync.peer_drop(peer name) RETURNS void
     LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_peer_drop';
 COMMENT ON FUNCTION seal_sync.peer_drop(name) IS 'forgets a peer and what is pending for it';
 
+CREATE FUNCTION seal_sync.peer_check(peer name, server name DEFAULT NULL, OUT step text, OUT ok boolean, OUT message text,
+        OUT hint text)
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_peer_check';
+COMMENT ON FUNCTION seal_sync.peer_check(name, name) IS 'connects to a peer and shows how far it comes';
+
 -- Clusters.
 CREATE FUNCTION seal_sync.cluster_create(cluster name, primary_node name, match_values text[] DEFAULT NULL,
         standby_nodes name[] DEFAULT NULL)
@@ -106,19 +111,19 @@ CREATE FUNCTION seal_sync.get_routes(OUT peer name, OUT pid integer, OUT state t
         OUT apply_time float8, OUT commit_time float8, OUT idle_time float8, OUT last_scan_time float8,
         OUT last_read_time float8, OUT last_send_time float8, OUT last_apply_time float8, OUT last_commit_time float8,
         OUT max_batch_time float8, OUT connects bigint, OUT connect_failures bigint, OUT stats_reset timestamptz)
-    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_get_routes';
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 2 AS 'MODULE_PATHNAME', 'seal_sync_get_routes';
 
 CREATE FUNCTION seal_sync.get_origins(OUT node name, OUT pid integer, OUT connected_since timestamptz,
         OUT last_contact_at timestamptz, OUT complete_until timestamptz, OUT last_batch bigint, OUT last_batch_rows bigint,
         OUT last_batch_at timestamptz, OUT last_error_at timestamptz, OUT last_error_sqlstate text, OUT last_error text,
         OUT version text)
-    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_get_origins';
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 2 AS 'MODULE_PATHNAME', 'seal_sync_get_origins';
 
 CREATE FUNCTION seal_sync.get_table_counters(OUT relation oid, OUT peer name, OUT captured_inserts bigint,
         OUT captured_updates bigint, OUT captured_deletes bigint, OUT captured_truncates bigint, OUT keys_shipped bigint,
         OUT bytes_shipped bigint, OUT keys_applied bigint, OUT guard_refused bigint, OUT guard_overridden bigint,
         OUT stats_reset timestamptz)
-    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_get_table_counters';
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 50 AS 'MODULE_PATHNAME', 'seal_sync_get_table_counters';
 
 CREATE FUNCTION seal_sync.get_server(OUT preloaded boolean, OUT worker_pid integer, OUT enabled boolean, OUT guard text,
         OUT log_bytes bigint, OUT log_limit_bytes bigint, OUT max_worker_processes integer)
@@ -126,7 +131,7 @@ CREATE FUNCTION seal_sync.get_server(OUT preloaded boolean, OUT worker_pid integ
 
 CREATE FUNCTION seal_sync.pending_counts(OUT peer name, OUT relation oid, OUT cluster_id integer, OUT keys bigint,
         OUT oldest_at timestamptz)
-    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_pending_counts';
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'seal_sync_pending_counts';
 
 CREATE FUNCTION seal_sync.pending_entries(OUT relation oid, OUT kind text, OUT key jsonb, OUT cluster name,
         OUT changed_columns name[], OUT since timestamptz, OUT xid xid8, OUT waiting_for name[])

@@ -10,18 +10,32 @@ FROM (SELECT x.origin, x.batch, x.complete_until, x.rows, x.at FROM seal_sync.ap
       SELECT y.origin, y.batch, y.complete_until, y.rows, y.at FROM seal_sync.applied_1 y) a
 ORDER BY a.origin, a.batch DESC, a.at DESC;
 
+-- The newest batch sent to each peer and the newest acknowledged one; a peer that fell back makes an
+-- older batch the newest acknowledged again, so by entry, not by number.
+CREATE VIEW seal_sync.sent_progress AS
+SELECT h.peer,
+    (pg_catalog.array_agg(h.batch ORDER BY h.entry DESC) FILTER (WHERE h.kind = 'b'))[1] AS batch_sent,
+    (pg_catalog.array_agg(h.batch ORDER BY h.entry DESC) FILTER (WHERE h.kind = 'a'))[1] AS batch_acknowledged,
+    (pg_catalog.array_agg(h.at ORDER BY h.entry DESC) FILTER (WHERE h.kind = 'a' AND h.batch > 0))[1] AS acknowledged_at
+FROM (SELECT x.peer, x.entry, x.kind, x.batch, x.at FROM seal_sync.route_history_0 x
+      UNION ALL
+      SELECT y.peer, y.entry, y.kind, y.batch, y.at FROM seal_sync.route_history_1 y) h
+GROUP BY h.peer;
+
 -- Triggers that a registered table should have and does not, or that are not ENABLE ALWAYS.
 CREATE VIEW seal_sync.capture_problems AS
-SELECT r.relation, m.member::regclass AS member, t.tgname IS NULL AS missing
-FROM seal_sync.table_rule r
-JOIN pg_catalog.pg_class c ON c.oid = r.relation
-CROSS JOIN LATERAL (SELECT c.oid AS member
-                    UNION SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(c.oid) p) m
-JOIN pg_catalog.pg_class mc ON mc.oid = m.member
+WITH RECURSIVE tree(root, member) AS (
+    SELECT r.relation::oid, r.relation::oid FROM seal_sync.table_rule r
+    UNION ALL
+    SELECT t.root, i.inhrelid FROM tree t
+    JOIN pg_catalog.pg_inherits i ON i.inhparent = t.member AND NOT i.inhdetachpending
+)
+SELECT t.root::regclass AS relation, t.member::regclass AS member, g.tgname IS NULL AS missing
+FROM tree t
+JOIN pg_catalog.pg_class c ON c.oid = t.member
 CROSS JOIN (VALUES ('capture'), ('truncate')) w(what)
-LEFT JOIN pg_catalog.pg_trigger t
-    ON t.tgrelid = m.member AND t.tgname = 'seal_sync_' || w.what || '_' || r.relation::oid::text
-WHERE (w.what = 'capture' OR mc.relkind = 'r') AND t.tgenabled IS DISTINCT FROM 'A'
+LEFT JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.member AND g.tgname = 'seal_sync_' || w.what || '_' || t.root::text
+WHERE (w.what = 'capture' OR c.relkind = 'r') AND g.tgenabled IS DISTINCT FROM 'A'
   AND EXISTS (SELECT FROM seal_sync.local_node);
 
 CREATE VIEW seal_sync.status AS
@@ -44,7 +58,7 @@ WITH counts AS MATERIALIZED (
         CASE WHEN r.last_read_time + r.last_send_time + r.last_apply_time + r.last_commit_time > 0 AND r.last_batch_keys > 0
             THEN r.last_batch_keys * 1000 / (r.last_read_time + r.last_send_time + r.last_apply_time + r.last_commit_time)
         END AS speed,
-        v.preloaded, v.enabled, v.log_bytes, v.log_limit_bytes
+        v.preloaded, v.enabled, v.log_bytes, v.log_limit_bytes, g.batch_acknowledged, g.acknowledged_at
     FROM seal_sync.peer p
     CROSS JOIN seal_sync.get_server() v
     LEFT JOIN seal_sync.peer_state s ON s.peer = p.peer
@@ -56,6 +70,7 @@ WITH counts AS MATERIALIZED (
         max_batch_time, connects, connect_failures, stats_reset) ON r.slot_peer = p.peer
     LEFT JOIN counts c ON c.peer = p.peer
     LEFT JOIN held h ON h.peer = p.peer
+    LEFT JOIN seal_sync.sent_progress g ON g.peer = p.peer
 )
 SELECT o.peer, 'out' AS direction,
     CASE WHEN o.halted_since IS NOT NULL THEN 'halted' WHEN o.paused THEN 'paused' ELSE coalesce(o.state, 'stopped') END AS state,
@@ -72,7 +87,8 @@ SELECT o.peer, 'out' AS direction,
     o.speed AS keys_per_second,
     CASE WHEN o.log_keys = 0 THEN interval '0'
          WHEN o.state IN ('streaming', 'catchup') THEN o.log_keys / o.speed * interval '1 s' END AS eta,
-    o.log_bytes, o.log_limit_bytes, o.last_batch, o.last_batch_keys, o.last_batch_at,
+    o.log_bytes, o.log_limit_bytes, coalesce(nullif(o.last_batch, 0), nullif(o.batch_acknowledged, 0)) AS last_batch,
+    CASE WHEN o.last_batch > 0 THEN o.last_batch_keys END AS last_batch_keys, coalesce(o.last_batch_at, o.acknowledged_at) AS last_batch_at,
     o.parked AS parked_tables, o.quarantined AS quarantined_keys, o.retries, o.next_retry_at,
     o.last_error_at, o.last_error_sqlstate, o.last_error, o.last_error_hint, o.peer_version, o.protocol, o.tls, o.clock_offset
 FROM outgoing o
@@ -149,10 +165,12 @@ WITH node AS MATERIALIZED (
     LEFT JOIN node n ON true
     LEFT JOIN held h ON h.cluster = c.cluster
     LEFT JOIN LATERAL (
-        SELECT pg_catalog.max(r.last_batch) AS batch_sent, pg_catalog.min(r.last_batch) AS batch_acknowledged,
-            pg_catalog.min(r.complete_until) AS complete_until
-        FROM seal_sync.get_routes() r
-        WHERE s.primary_node = n.node AND (c.standby_nodes IS NULL OR r.peer = ANY (c.standby_nodes))) o ON true
+        SELECT pg_catalog.max(h.batch_sent) AS batch_sent, pg_catalog.min(h.batch_acknowledged) AS batch_acknowledged,
+            CASE WHEN pg_catalog.count(r.complete_until) = pg_catalog.count(*) THEN pg_catalog.min(r.complete_until) END AS complete_until
+        FROM seal_sync.peer p
+        LEFT JOIN seal_sync.sent_progress h ON h.peer = p.peer
+        LEFT JOIN seal_sync.get_routes() r ON r.peer = p.peer
+        WHERE s.primary_node = n.node AND (c.standby_nodes IS NULL OR p.peer = ANY (c.standby_nodes))) o ON true
     LEFT JOIN seal_sync.get_origins() i ON i.node = s.primary_node
     LEFT JOIN seal_sync.applied_progress a ON a.origin = s.primary_node
 )
@@ -171,7 +189,7 @@ SELECT d.cluster, d.role,
     NULL::timestamptz AS next_reconcile_at, NULL::timestamptz AS lease_until,
     d.match_values,
     CASE WHEN d.suspended_tables IS NOT NULL
-        THEN pg_catalog.format('%s keys are quarantined and %s tables parked: %s', d.quarantined, d.parked, d.suspended_tables) END AS message,
+        THEN pg_catalog.format('quarantined keys: %s, parked tables: %s (%s)', d.quarantined, d.parked, d.suspended_tables) END AS message,
     CASE WHEN d.suspended_tables IS NOT NULL THEN 'See seal_sync.quarantine and seal_sync.stat_table.' END AS hint
 FROM described d;
 COMMENT ON VIEW seal_sync.clusters IS 'each cluster: who is primary, whether it accepts writes here, how old a standby is';
@@ -184,10 +202,10 @@ WITH counts AS MATERIALIZED (
     SELECT h.relation, h.peer, pg_catalog.count(*) AS keys,
         pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
         pg_catalog.bool_or(h.state = 'parked') AS parked,
-        pg_catalog.bool_or(h.state = 'waiting_peer') AS waiting,
-        pg_catalog.min(h.first_failed_at) AS since,
-        (pg_catalog.array_agg(h.message ORDER BY h.state <> 'parked', h.last_failed_at DESC))[1] AS message,
-        (pg_catalog.array_agg(h.detail ORDER BY h.state <> 'parked', h.last_failed_at DESC))[1] AS detail
+        pg_catalog.bool_or(h.state = 'waiting_peer' AND h.cluster_id = 0) AS waiting,
+        pg_catalog.min(h.first_failed_at) FILTER (WHERE h.state IN ('parked', 'waiting_peer')) AS since,
+        (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC)
+            FILTER (WHERE h.state IN ('parked', 'waiting_peer') AND h.cluster_id = 0))[1] AS message
     FROM seal_sync.held h GROUP BY h.relation, h.peer
 ), problems AS MATERIALIZED (
     SELECT p.relation, pg_catalog.string_agg(DISTINCT p.member::text, ', ' ORDER BY p.member::text) AS members
@@ -211,7 +229,9 @@ SELECT r.relation, p.peer,
          WHEN s.dirty_since IS NOT NULL THEN s.dirty_reason
          WHEN h.parked OR h.waiting THEN h.message END AS message,
     CASE WHEN b.relation IS NOT NULL THEN 'Changes made meanwhile are not recorded; ENABLE ALWAYS the triggers, or remove the table and add it again.'
-         WHEN h.parked OR h.waiting THEN h.detail END AS hint,
+         WHEN h.parked THEN pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', p.peer)
+         WHEN h.waiting THEN pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', p.peer)
+         END AS hint,
     coalesce(c.keys, 0) + coalesce(h.keys, 0) AS pending_keys, c.oldest_at AS oldest_pending_at,
     v.captured_inserts, v.captured_updates, v.captured_deletes, v.captured_truncates,
     v.keys_shipped, v.bytes_shipped, v.keys_applied, v.guard_refused, v.guard_overridden,
@@ -267,8 +287,7 @@ WITH server AS MATERIALIZED (
         ORDER BY u.umuser DESC LIMIT 1) m ON true
 ), held AS MATERIALIZED (
     SELECT h.peer, h.relation, h.state, h.cluster_id, pg_catalog.count(*) AS keys, pg_catalog.min(h.first_failed_at) AS since,
-        (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC))[1] AS message,
-        (pg_catalog.array_agg(h.detail ORDER BY h.last_failed_at DESC))[1] AS detail
+        (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC))[1] AS message
     FROM seal_sync.held h GROUP BY h.peer, h.relation, h.state, h.cluster_id
 ), findings(severity, code, scope, since, message, hint) AS (
     SELECT 'warning', 'no_identity', 'node', NULL::timestamptz, 'this database is not a node yet: nothing is captured or applied',
@@ -329,7 +348,10 @@ WITH server AS MATERIALIZED (
     UNION ALL
     SELECT CASE WHEN r.state_since < pg_catalog.clock_timestamp() - interval '5 min' THEN 'critical' ELSE 'warning' END,
         'peer_' || r.state, 'peer ' || r.peer, r.state_since,
-        pg_catalog.format('peer "%s": %s', r.peer, coalesce(r.last_error, r.state_reason, r.state)), r.last_error_hint
+        pg_catalog.format('shipping to peer "%s" waits: %s', r.peer,
+            CASE WHEN r.state = 'retrying' THEN coalesce(r.last_error, r.state_reason) ELSE coalesce(r.state_reason, r.state) END),
+        CASE WHEN r.state = 'retrying' THEN r.last_error_hint
+             ELSE 'SELECT * FROM seal_sync.peer_check(' || pg_catalog.quote_literal(r.peer) || ') shows every step.' END
     FROM routes r, server v WHERE r.state IN ('retrying', 'waiting_peer', 'stopped') AND v.preloaded AND v.enabled AND v.worker_pid IS NOT NULL
     UNION ALL
     SELECT 'critical', 'capture_disabled', 'table ' || p.relation::text, NULL,
@@ -344,7 +366,9 @@ WITH server AS MATERIALIZED (
     FROM seal_sync.table_state s WHERE s.dirty_since IS NOT NULL
     UNION ALL
     SELECT 'warning', 'table_' || h.state, 'table ' || h.relation::regclass::text, h.since,
-        pg_catalog.format('%s keys wait for peer "%s": %s', h.keys, h.peer, coalesce(h.message, h.state)), h.detail
+        pg_catalog.format('%s keys wait for peer "%s": %s', h.keys, h.peer, coalesce(h.message, h.state)),
+        CASE h.state WHEN 'parked' THEN pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', h.peer)
+            ELSE pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', h.peer) END
     FROM held h WHERE h.state IN ('parked', 'waiting_peer') AND h.cluster_id = 0
     UNION ALL
     SELECT 'warning', 'cluster_waiting_peer', 'cluster ' || coalesce(c.cluster::text, h.cluster_id::text), h.since,

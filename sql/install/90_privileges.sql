@@ -24,6 +24,10 @@ GRANT EXECUTE ON FUNCTION
     TO seal_sync_admin;
 
 GRANT EXECUTE ON FUNCTION
+    seal_sync.peer_check(name, name)
+    TO seal_sync_admin, seal_sync_operator;
+
+GRANT EXECUTE ON FUNCTION
     seal_sync.version()
     TO seal_sync_admin, seal_sync_operator, seal_sync_monitor, seal_sync_application;
 
@@ -57,3 +61,8 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.row_image(oid, bytea)
     TO seal_sync_read_data;
 GRANT SELECT ON seal_sync.pending, seal_sync.quarantine TO seal_sync_read_data;
+
+-- A table that was never analyzed is taken for one of ten pages; the views would be planned for
+-- millions of rows and compiled for seconds. The calls do the same after each change of the rules.
+ANALYZE seal_sync.local_node, seal_sync.peer, seal_sync.peer_state, seal_sync.cluster, seal_sync.cluster_state,
+    seal_sync.table_rule, seal_sync.table_state, seal_sync.origin, seal_sync.held;

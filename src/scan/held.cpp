@@ -102,8 +102,8 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
           "detail = excluded.detail, constraint_name = excluded.constraint_name, batch = excluded.batch, "
           "last_failed_at = pg_catalog.clock_timestamp(), attempts = h.attempts OPERATOR(pg_catalog.+) 1, "
           "next_retry_at = CASE WHEN excluded.state OPERATOR(pg_catalog.=) 'quarantined' "
-          "THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) interval '1 s' OPERATOR(pg_catalog.*) "
-          "LEAST(600::float8, pg_catalog.power(2::float8, LEAST(h.attempts, 10)::float8)) "
+          "THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) (interval '1 s' OPERATOR(pg_catalog.*) "
+          "LEAST(600::float8, pg_catalog.power(2::float8, LEAST(h.attempts, 10)::float8))) "
           "ELSE excluded.next_retry_at END "
           "RETURNING id",
           12, types, values, nulls, SPI_OK_INSERT_RETURNING);

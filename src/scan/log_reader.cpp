@@ -214,7 +214,10 @@ bool next_run(LogReader *reader, core::ChangeRun *run, uint64 *xid) {
                           reader->xid, reader->segment));
     }
     CHECK_FOR_INTERRUPTS();
+    // A btree scan allocates lazily, in whatever context is current: it must be one that outlives it.
+    const MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(reader));
     reader->in_row = next_row(reader);
+    MemoryContextSwitchTo(old);
     if (!reader->in_row)
       return false;
   }

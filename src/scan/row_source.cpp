@@ -171,8 +171,12 @@ static TupleTableSlot *probe(RowSource *source, Leaf *leaf, const Datum *values,
   }
   for (int i = 0; i < leaf->table->key_count; i++)
     leaf->keys[i].sk_argument = values[i];
+  // A btree scan allocates lazily, in whatever context is current: it must be one that outlives it.
+  const MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(source));
   index_rescan(leaf->scan, leaf->keys, leaf->table->key_count, nullptr, 0);
-  return index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->slot) ? leaf->slot : nullptr;
+  const bool found = index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->slot);
+  MemoryContextSwitchTo(old);
+  return found ? leaf->slot : nullptr;
 }
 
 static void know_all_leaves(RowSource *source) {

@@ -152,7 +152,7 @@ const char *kind_name(core::ChangeKind kind) {
   case core::ChangeKind::kDelete:
     return "delete";
   case core::ChangeKind::kWhole:
-  case core::ChangeKind::kMark: // has no keys
+  case core::ChangeKind::kMark: // has no keys, so no row shows it
     break;
   }
   return "copy";

@@ -6,6 +6,8 @@
 #include "pg/shared_state.hpp"
 #include "scan/batch.hpp"
 
+#include <cmath>
+
 namespace seal_sync::sql_api {
 
 namespace {
@@ -35,7 +37,7 @@ struct RowWriter {
   }
   void integer(int32 value) { add(Int32GetDatum(value)); }
   void bigint(int64 value) { add(Int64GetDatum(value)); }
-  void number(double value) { add(Float8GetDatum(value)); }
+  void milliseconds(double value) { add(Float8GetDatum(std::round(value * 1000) / 1000)); }
   void boolean(bool value) { add(BoolGetDatum(value)); }
   void time(TimestampTz value) { add(TimestampTzGetDatum(value), value == 0); }
   void pid(pid_t value) { add(Int32GetDatum(static_cast<int32>(value)), value == 0); }
@@ -103,18 +105,18 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_routes) {
     row.bigint(slot->deletes);
     row.bigint(slot->bytes_raw);
     row.bigint(slot->bytes_wire);
-    row.number(slot->scan_ms);
-    row.number(slot->read_ms);
-    row.number(slot->send_ms);
-    row.number(slot->apply_ms);
-    row.number(slot->commit_ms);
-    row.number(slot->idle_ms);
-    row.number(slot->last_scan_ms);
-    row.number(slot->last_read_ms);
-    row.number(slot->last_send_ms);
-    row.number(slot->last_apply_ms);
-    row.number(slot->last_commit_ms);
-    row.number(slot->max_batch_ms);
+    row.milliseconds(slot->scan_ms);
+    row.milliseconds(slot->read_ms);
+    row.milliseconds(slot->send_ms);
+    row.milliseconds(slot->apply_ms);
+    row.milliseconds(slot->commit_ms);
+    row.milliseconds(slot->idle_ms);
+    row.milliseconds(slot->last_scan_ms);
+    row.milliseconds(slot->last_read_ms);
+    row.milliseconds(slot->last_send_ms);
+    row.milliseconds(slot->last_apply_ms);
+    row.milliseconds(slot->last_commit_ms);
+    row.milliseconds(slot->max_batch_ms);
     row.bigint(slot->connects);
     row.bigint(slot->connect_failures);
     row.time(slot->stats_reset);

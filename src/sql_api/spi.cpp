@@ -163,7 +163,7 @@ template <typename Fn> std::string copied(Fn &&fn) {
 } // namespace
 
 std::string display_name(Oid relation) {
-  const std::string schema = copied([&] { return get_namespace_name(get_rel_namespace(relation)); });
+  const std::string schema = copied([&] { return get_namespace_name_or_temp(get_rel_namespace(relation)); });
   const std::string name = copied([&] { return get_rel_name(relation); });
   if (name.empty())
     return std::to_string(relation);
@@ -274,7 +274,24 @@ std::string require_node() {
   return node;
 }
 
+namespace {
+/// Too few rows for autovacuum ever to come, and unanalyzed they are taken for ten pages: the views
+/// would be planned for millions of rows and compiled for seconds. Never waits for anybody.
+void analyze_rules() {
+  const int level = pg::call([] {
+    const int new_level = NewGUCNestLevel();
+    for (const char *setting : {"client_min_messages", "log_min_messages"}) // who is skipped is no news
+      set_config_option(setting, "error", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    return new_level;
+  });
+  query("ANALYZE (SKIP_LOCKED) seal_sync.local_node, seal_sync.peer, seal_sync.peer_state, seal_sync.cluster, "
+        "seal_sync.cluster_state, seal_sync.table_rule, seal_sync.table_state");
+  pg::call([level] { AtEOXact_GUC(false, level); });
+}
+} // namespace
+
 void rules_changed() {
+  analyze_rules();
   pg::call([] {
     config::changed();
     worker::wake_at_commit();

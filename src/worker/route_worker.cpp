@@ -150,7 +150,6 @@ private:
   void agree() {
     link_.agree();
     hello_us_ = pg::monotonic_us();
-    peer_config_known_ = false;
     first_scan_ = true;
   }
 
@@ -246,10 +245,7 @@ private:
     status_.update([](pg::RouteSlot &slot) { slot.last_contact_at = GetCurrentTimestamp(); });
     const scan::HistoryEntry &held = link_.held();
     const bool same_batch = reply.batch == held.number && reply.batch_id == held.id;
-    const bool same_rules = !peer_config_known_ || reply.config == peer_config_;
-    peer_config_ = reply.config;
-    peer_config_known_ = true;
-    if (!same_batch || !same_rules)
+    if (!same_batch || reply.config != link_.facts().config) // its rules have changed
       agree();
   }
 
@@ -371,8 +367,6 @@ private:
   int64 last_scan_us_ = 0;
   int64 hello_us_ = 0;
   int64 contact_us_ = 0;
-  uint64 peer_config_ = 0;
-  bool peer_config_known_ = false;
   int stale_ = 0;
   int hellos_ = 0;
 };
