@@ -5,6 +5,7 @@
 // woken then) and every few seconds; nothing is kept but pauses and handles, so a successor goes on
 // with the route workers that run.
 #include "apply/progress.hpp"
+#include "config/config.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
 #include "scan/rotation.hpp"
