@@ -1,7 +1,7 @@
 # Sourced by run: everything that is said to seal_sync, in one place. Each function prints SQL.
 
-# The first pair, as in the manual; typed on NODE, with the names swapped on the other side
-sql_pair() {
+# sql_node NODE PEER: who this node is, what its peer logs in as, and where the peer is
+sql_node() {
   local node=$1 peer=$2
   cat <<SQL
 CREATE EXTENSION seal_sync;
@@ -11,9 +11,11 @@ CREATE SERVER $peer FOREIGN DATA WRAPPER seal_sync
   OPTIONS (host '127.0.0.1', port '${port[$peer]}', dbname 'bank');
 CREATE USER MAPPING FOR seal_sync_worker SERVER $peer
   OPTIONS (user 'sync_in', password '$password');
-SELECT seal_sync.peer_create('$peer');
 SQL
 }
+
+# Once both can be logged in to: peer_create refuses a peer that refuses the password
+sql_peer() { echo "SELECT seal_sync.peer_create('$1');"; }
 
 # What is kept in step; the same on both sides
 sql_declare() {
@@ -28,18 +30,30 @@ SQL
 
 sql_sync_now() { echo "SELECT seal_sync.sync_now(timeout => '2 min');"; }
 
-# state, pending keys, lag and estimate in seconds of the way out; "-" where unknown
+# state, pending keys and lag in seconds of the way out; "-" where unknown
 sql_status() {
   cat <<SQL
 SELECT coalesce(state, '-'), coalesce(pending_keys::text, '-'),
-       coalesce(round(extract(epoch FROM lag), 1)::text, '-'),
-       coalesce(round(extract(epoch FROM eta), 1)::text, '-')
+       coalesce(round(extract(epoch FROM lag), 1)::text, '-')
+FROM seal_sync.status WHERE direction = 'out'
+SQL
+}
+
+# Seconds that shipping what is pending will take; there is no eta while the peer is away
+sql_estimate() {
+  cat <<SQL
+SELECT coalesce(round(coalesce(extract(epoch FROM eta), (pending_keys / keys_per_second)::numeric), 1)::text, '?')
 FROM seal_sync.status WHERE direction = 'out'
 SQL
 }
 
 sql_health() { echo "SELECT severity, code, scope, message FROM seal_sync.health ORDER BY severity, code;"; }
-sql_is_critical() { echo "SELECT count(*) FROM seal_sync.health WHERE severity = 'critical'"; }
+sql_severity() {
+  cat <<SQL
+SELECT severity FROM seal_sync.health
+ORDER BY array_position(ARRAY['critical', 'warning'], severity) LIMIT 1
+SQL
+}
 
 # The triggers of a table whose function belongs to the extension, and how to enable them as they are
 sql_capture_triggers() {

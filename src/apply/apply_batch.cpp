@@ -113,6 +113,39 @@ void ask_for_wanted(Attempt *attempt) {
             errdetail(INT64_FORMAT " rows are wanted whole.", notes.unanswered));
 }
 
+/// A row's error may have a SQLSTATE that a sender takes for a passing one, for instance when it comes
+/// from a function of the user's: such a batch is asked for again instead.
+bool looks_transient(const ErrorData *error) {
+  return ERRCODE_TO_CATEGORY(error->sqlerrcode) == MAKE_SQLSTATE('2', '5', '0', '0', '0') ||
+         error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ||
+         error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+}
+
+void write_batch(Attempt *attempt, core::ByteSpan last_chunk);
+
+/// The first attempt; from the second on this session is careful by itself.
+void write_plainly(Attempt *attempt, core::ByteSpan last_chunk) {
+  const MemoryContext caller = CurrentMemoryContext;
+  PG_TRY();
+  {
+    write_batch(attempt, last_chunk);
+  }
+  PG_CATCH();
+  {
+    MemoryContextSwitchTo(caller);
+    ErrorData *const error = CopyErrorData();
+    if (attempt->current.descriptor != nullptr && is_row_error(error)) {
+      attempt->session->notes.careful = true;
+      if (looks_transient(error)) {
+        FlushErrorState();
+        ask_to_repeat(attempt, error->message);
+      }
+    }
+    PG_RE_THROW();
+  }
+  PG_END_TRY();
+}
+
 void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
   BatchRows rows = {attempt, last_chunk, 0, PG_UINT64_MAX};
   if (!attempt->careful) {
@@ -206,6 +239,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   }
   check_collected(session, request, last_chunk);
   begin_notes(&session->notes, session->context, request.batch_id);
+  attempt->careful = attempt->careful || session->notes.careful;
   attempt->wanted_before = session->notes.wanted_count;
   check_claims(attempt);
 
@@ -213,7 +247,10 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   ErrorContextCallback callback = {error_context_stack, add_context, &what};
   error_context_stack = &callback;
   const int level = pin_settings(session->encoding);
-  write_batch(attempt, last_chunk);
+  if (attempt->careful)
+    write_batch(attempt, last_chunk);
+  else
+    write_plainly(attempt, last_chunk);
   restore_settings(level);
   error_context_stack = callback.previous;
 

@@ -178,6 +178,7 @@ HelloReply receive(const ReceivedHello &hello) {
   pg_uuid_t token;
   (void)config::local_token(&token);
   reply.protocol = Min(hello.request.protocol, core::wire::kProtocol);
+  reply.config = config::version();
   reply.node = view_of(config::local_node());
   reply.token = id_of(token);
   reply.generation = generation;

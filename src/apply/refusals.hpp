@@ -48,7 +48,8 @@ struct BatchNotes {
   int64 refused_count;
   int64 wanted_count;
   int64 unanswered;
-  int attempts; // that ended with kRepeat
+  int attempts;  // that ended with kRepeat
+  bool careful;  // a plain attempt failed for a row of it
 };
 
 /// Forgets what belongs to another batch.

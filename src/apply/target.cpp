@@ -73,6 +73,7 @@ void note_unique_columns(Leaf *leaf, Oid key_index) {
 }
 
 void fill_leaf(Target *target, Leaf *leaf, ResultRelInfo *result) {
+  leaf->context = target->context;
   leaf->relation = result->ri_RelationDesc;
   leaf->oid = RelationGetRelid(leaf->relation);
   leaf->result = result;
@@ -253,9 +254,7 @@ void set_key(Leaf *leaf, TupleTableSlot *row, ScanKeyData *keys) {
   }
 }
 
-} // namespace
-
-bool find_existing(Leaf *leaf, TupleTableSlot *row) {
+bool lookup(Leaf *leaf, TupleTableSlot *row) {
   set_key(leaf, row, leaf->keys);
   for (;;) {
     // A btree scan allocates lazily, in whatever context is current: it must be one that outlives it.
@@ -274,6 +273,16 @@ bool find_existing(Leaf *leaf, TupleTableSlot *row) {
     index_rescan(leaf->scan, leaf->keys, leaf->key_count, nullptr, 0);
     XactLockTableWait(busy, leaf->relation, nullptr, XLTW_None);
   }
+}
+
+} // namespace
+
+bool find_existing(Leaf *leaf, TupleTableSlot *row) {
+  // The scan allocates when it likes and keeps it until its end.
+  const MemoryContext caller = MemoryContextSwitchTo(leaf->context);
+  const bool found = lookup(leaf, row);
+  MemoryContextSwitchTo(caller);
+  return found;
 }
 
 bool any_between(Leaf *leaf, TupleTableSlot *first, TupleTableSlot *last) {

@@ -19,6 +19,7 @@ struct ForeignKeys; // foreign_keys.hpp, per leaf
 /// A relation that holds rows: the table itself, or one partition.
 struct Leaf {
   Oid oid; // hash key
+  MemoryContext context; // of the target
   Relation relation;
   ResultRelInfo *result;
   AttrNumber *root_attnos; // [attno - 1] -> attno in the target; nullptr: identical

@@ -192,6 +192,7 @@ struct HelloReply {
   std::string_view encoding;
   std::string_view version;
   std::int64_t clock = 0;
+  std::uint64_t config = 0;   // of the receiver's rules, see HeartbeatReply
   std::uint64_t clusters = 0; // records follow: name(text) verdict(u8) epoch(u64) primary(text)
 };
 inline void write(Buffer &out, const HelloReply &h) {
@@ -206,6 +207,7 @@ inline void write(Buffer &out, const HelloReply &h) {
   out.text(h.encoding);
   out.text(h.version);
   out.i64(h.clock);
+  out.u64(h.config);
   out.varint(h.clusters);
 }
 inline void read(Reader &in, HelloReply &h) {
@@ -220,6 +222,7 @@ inline void read(Reader &in, HelloReply &h) {
   h.encoding = in.text();
   h.version = in.text();
   h.clock = in.i64();
+  h.config = in.u64();
   h.clusters = in.varint();
 }
 

@@ -54,6 +54,7 @@ extern "C" void start_shared_memory() {
       pg_atomic_init_u32(&slot.history, 0);
       pg_atomic_init_u64(&slot.committed, 0);
       pg_atomic_init_u32(&slot.idle_routes, 0);
+      pg_atomic_init_u64(&slot.rules, 0);
     }
     for (pg_atomic_uint32 &idle : shared->idle)
       pg_atomic_init_u32(&idle, 0);
@@ -346,6 +347,11 @@ uint64 committed_count() {
   return slot != nullptr ? pg_atomic_read_u64(&slot->committed) : 0;
 }
 
+uint64 rules_count() {
+  DatabaseSlot *slot = my_database_slot();
+  return slot != nullptr ? pg_atomic_read_u64(&slot->rules) : 0;
+}
+
 void enter_idle(RouteSlot *slot) {
   DatabaseSlot *database = my_database_slot();
   if (database == nullptr)
@@ -391,6 +397,8 @@ void wake_database(Oid database) {
     return;
   LWLockAcquire(shared->lock, LW_EXCLUSIVE);
   DatabaseSlot *slot = database_slot(database, false);
+  if (slot != nullptr)
+    pg_atomic_fetch_add_u64(&slot->rules, 1);
   if (slot != nullptr && slot->worker_pid != 0 && !slot->ready) {
     // It may have looked before this commit: its verdict would be out of date.
     slot->look_again = true;

@@ -97,6 +97,7 @@ struct DatabaseSlot {
   pg_atomic_uint32 history;   // route_history table that route workers should take (a hint)
   pg_atomic_uint64 committed; // rises at each commit that wrote to the log
   pg_atomic_uint32 idle_routes; // how many route workers wait for a wake-up
+  pg_atomic_uint64 rules; // rises at each commit that changed configuration or steering
 };
 
 /// Key of per-table counters. peer is empty for what concerns no peer (capture, guard).
@@ -148,6 +149,7 @@ void wake_routes();
 // sleep it calls enter_idle(), then compares the count again, and only then waits. A committer counts
 // first and looks for idle workers afterwards. Both steps are full barriers: one of the two sees the other.
 uint64 committed_count();
+uint64 rules_count();
 void enter_idle(RouteSlot *slot);
 void leave_idle(RouteSlot *slot);
 

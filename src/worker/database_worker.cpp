@@ -10,7 +10,7 @@
 #include "scan/batch.hpp"
 #include "worker/child.hpp"
 #include "worker/own_tables.hpp"
-#include "worker/registry.hpp"
+#include "worker/roster.hpp"
 
 #include <algorithm>
 #include <csignal>

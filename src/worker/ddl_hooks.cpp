@@ -11,7 +11,7 @@
 #include "worker/ddl_hooks.hpp"
 
 #include "pg/latch.hpp"
-#include "worker/registry.hpp"
+#include "worker/roster.hpp"
 #include "worker/wakeup.hpp"
 
 namespace seal_sync::worker {

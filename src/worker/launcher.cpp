@@ -11,7 +11,7 @@
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
 #include "worker/child.hpp"
-#include "worker/registry.hpp"
+#include "worker/roster.hpp"
 
 #include <algorithm>
 

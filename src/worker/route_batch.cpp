@@ -20,7 +20,7 @@ constexpr std::size_t kInlineBytes = 32 * 1024; // up to here the last chunk tra
 constexpr int kMostRepeats = 50;
 
 /// What an error of the peer means for the batch under way.
-enum class Reaction { kPutWanted, kRepeat, kDescribeAgain, kPutAgain, kCareful, kGiveUp };
+enum class Reaction { kPutWanted, kRepeat, kDescribeAgain, kPutAgain, kHelloAgain, kCareful, kGiveUp };
 
 Reaction reaction_to(const core::Error &error) {
   const std::string_view state(error.sqlstate());
@@ -32,6 +32,8 @@ Reaction reaction_to(const core::Error &error) {
     return Reaction::kDescribeAgain;
   if (state == wire::kNotPut)
     return Reaction::kPutAgain;
+  if (state == wire::kRulesChanged)
+    return Reaction::kHelloAgain;
   // Not the data's fault: connection, shutdown, resources, locks, deadlock, transaction state, rights.
   for (const std::string_view transient : {"08", "57", "53", "40", "25", "42501", "55000", "55P03", wire::kContradiction})
     if (state.starts_with(transient))
@@ -47,8 +49,8 @@ struct Times {
 
 class Shipment {
 public:
-  Shipment(RouteLink &link, RouteStatus &status, ToldProblems &told)
-      : link_(link), status_(status), told_(told), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
+  Shipment(RouteLink &link, RouteStatus &status, ToldProblems &told, uint64 rules)
+      : link_(link), status_(status), told_(told), rules_(rules), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
         started_us_(pg::monotonic_us()) {}
 
   ScanResult run() {
@@ -56,7 +58,8 @@ public:
     if (link_.claims_changed())
       return {ScanOutcome::kHelloAgain};
     batch_ = pg::call([this] { return scan::open(link_.session(), link_.held().position); });
-    const ScanResult result = ship();
+    // Now that the snapshot is taken: what it sees may have been committed after a pause.
+    const ScanResult result = pg::rules_count() == rules_ ? ship() : ScanResult{ScanOutcome::kRulesChanged};
     // Otherwise the transaction is rolled back, and the batch with it.
     if (result.outcome == ScanOutcome::kNothing || result.outcome == ScanOutcome::kShipped) {
       pg::call([this] { scan::close(batch_); });
@@ -91,11 +94,16 @@ private:
     pg::call([this] { scan::commit_to_history(batch_, number_, id_); });
     link_.note_sent(number_);
 
-    if (!put_chunks())
-      return {chunks_ > 0 ? ScanOutcome::kHelloAgain : ScanOutcome::kStale};
-    const std::optional<remote::Bytes> answer = apply();
-    if (!answer)
-      return {ScanOutcome::kHelloAgain};
+    if (!put_chunks()) {
+      drop_chunks();
+      return {ScanOutcome::kStale};
+    }
+    ScanOutcome instead = ScanOutcome::kStale;
+    const std::optional<remote::Bytes> answer = apply(&instead);
+    if (!answer) {
+      drop_chunks();
+      return {instead};
+    }
     acknowledge(*answer);
     result.outcome = ScanOutcome::kShipped;
     return result;
@@ -168,8 +176,14 @@ private:
     chunk.size = 0;
   }
 
-  /// Nothing: the batch has to be abandoned.
-  std::optional<remote::Bytes> apply() {
+  /// The peer forgets what it has collected of a batch that will not be applied.
+  void drop_chunks() {
+    link_.connection().put({}, deadline());
+    link_.connection().finish_puts(deadline());
+  }
+
+  /// Nothing: the batch has to be abandoned, and *instead is to be done.
+  std::optional<remote::Bytes> apply(ScanOutcome *instead) {
     bool careful = false;
     for (int repeats = 0;;) {
       ByteBuffer request;
@@ -196,8 +210,13 @@ private:
           throw core::Error(*problem);
         break;
       case Reaction::kDescribeAgain:
+        pg::call([this] { scan::forget_tables(link_.session()); });
+        return std::nullopt;
       case Reaction::kPutAgain:
-        return std::nullopt; // saying hello again forgets descriptions and chunks
+        return std::nullopt;
+      case Reaction::kHelloAgain:
+        *instead = ScanOutcome::kHelloAgain;
+        return std::nullopt;
       case Reaction::kCareful:
         if (careful)
           throw core::Error(*problem);
@@ -289,6 +308,7 @@ private:
   RouteLink &link_;
   RouteStatus &status_;
   ToldProblems &told_;
+  const uint64 rules_;
   const pg::Deadline age_;
   const int64 started_us_;
   scan::Batch *batch_ = nullptr;
@@ -306,8 +326,8 @@ private:
 
 } // namespace
 
-ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told) {
-  return Shipment(link, status, told).run();
+ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told, uint64 rules) {
+  return Shipment(link, status, told, rules).run();
 }
 
 LeftOutTables left_out(const scan::Session *session) {

@@ -12,10 +12,11 @@
 namespace seal_sync::worker {
 
 enum class ScanOutcome {
-  kNothing,      // the window is empty
-  kShipped,      // acknowledged
-  kStale,        // DDL was in the way: take a newer snapshot soon
-  kHelloAgain,   // what was agreed no longer holds, or the peer keeps chunks of an abandoned batch
+  kNothing,    // the window is empty
+  kShipped,    // acknowledged
+  kStale,      // DDL was in the way, here or on the peer: take a newer snapshot soon
+  kRulesChanged, // since `rules` was read: pause and the like come before what is committed later
+  kHelloAgain, // which clusters go has changed, here or on the peer
 };
 
 struct ScanResult {
@@ -27,7 +28,8 @@ struct ScanResult {
 /// What the connection has told about tables, once per process in the log.
 using ToldProblems = std::set<std::string>;
 
-ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told);
+/// `rules`: pg::rules_count() as it was before the route's rules were read.
+ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told, uint64 rules);
 
 /// Tables that the peer does not take, as last described on this connection.
 struct LeftOutTables {

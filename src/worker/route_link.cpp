@@ -210,6 +210,7 @@ RouteLink::Told RouteLink::say_hello() {
     throw core::Error("08P01", "peer \"" + peer_ + "\" sent an answer to hello that cannot be read");
   facts_.version = reply.version;
   facts_.protocol = reply.protocol;
+  facts_.config = reply.config;
   facts_.clock_offset_us = reply.clock - (sent + (received - sent) / 2);
   return told;
 }

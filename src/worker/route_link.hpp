@@ -70,6 +70,7 @@ public:
     std::string version;
     std::uint32_t protocol = 0;
     std::int64_t clock_offset_us = 0;
+    std::uint64_t config = 0; // of the peer's rules when it answered
     std::string tls;
   };
   [[nodiscard]] const PeerFacts &facts() const noexcept { return facts_; }

@@ -1,6 +1,7 @@
 // See route_status.hpp.
 #include "worker/route_status.hpp"
 
+#include "core/wire.hpp"
 #include "pg/boundary.hpp"
 
 #include <algorithm>
@@ -65,21 +66,23 @@ void RouteStatus::note_error(const char *sqlstate, const std::string &text, cons
 }
 
 void RouteStatus::retrying(const core::Error &error, int64 pause_ms, int retries) {
+  const bool not_ready = std::string_view(error.sqlstate()) == core::wire::kNotPeer;
+  const pg::RouteState state = not_ready ? pg::RouteState::kWaitingPeer : pg::RouteState::kRetrying;
   note_error(error.sqlstate(), full_text(error), error.hint());
-  const bool changed = state_ != pg::RouteState::kRetrying;
-  state_ = pg::RouteState::kRetrying;
+  const bool changed = state_ != state;
+  state_ = state;
   update([&](pg::RouteSlot &slot) {
     const TimestampTz now = GetCurrentTimestamp();
-    if (slot.state != pg::RouteState::kRetrying)
+    if (slot.state != state)
       slot.state_since = now;
-    slot.state = pg::RouteState::kRetrying;
+    slot.state = state;
     copy_text(slot.state_reason, error.message().c_str());
     slot.retries = retries;
     slot.next_retry_at = now + pause_ms * 1000;
   });
   const bool known = std::find(logged_.begin(), logged_.end(), error.sqlstate()) != logged_.end();
   if (changed || !known)
-    log(pg::RouteState::kRetrying, error.message(), error.detail(), error.hint());
+    log(state, error.message(), error.detail(), error.hint());
   if (!known)
     logged_.emplace_back(error.sqlstate());
 }

@@ -17,7 +17,8 @@ public:
   [[nodiscard]] pg::RouteState state() const noexcept { return state_; }
   void enter(pg::RouteState state, const std::string &reason = {});
 
-  /// A failed attempt; the next one comes in `pause_ms`.
+  /// A failed attempt; the next one comes in `pause_ms`. kRetrying, or kWaitingPeer when the peer is
+  /// there but not configured yet.
   void retrying(const core::Error &error, int64 pause_ms, int retries);
   /// The route has stopped for good, until a person acts.
   void halted(const core::Error &error);

@@ -11,7 +11,7 @@
 #include "pg/scopes.hpp"
 #include "worker/bytes.hpp"
 #include "worker/own_tables.hpp"
-#include "worker/registry.hpp"
+#include "worker/roster.hpp"
 #include "worker/route_batch.hpp"
 
 #include <algorithm>
@@ -22,7 +22,7 @@ namespace wire = core::wire;
 
 namespace {
 
-constexpr int64 kRulesUs = 500 * 1000;          // own rows are read again at least that often
+constexpr int64 kRulesUs = 1000 * 1000;         // own rows are read again at least that often
 constexpr int64 kAskAgainUs = 30 * 1000000;     // a peer that does not take everything is asked again
 constexpr int64 kStalePauseMs = 50;             // DDL was in the way
 constexpr int64 kCatchupKeys = 1000;            // a first scan with more is a backlog
@@ -68,8 +68,10 @@ private:
 
   /// False: the peer was dropped.
   bool read_own_rows() {
-    if (rules_read_us_ + kRulesUs > pg::monotonic_us())
+    const uint64 rules = pg::rules_count();
+    if (rules == rules_seen_ && rules_read_us_ + kRulesUs > pg::monotonic_us())
       return rules_.exists;
+    rules_seen_ = rules;
     const pg::ScratchContext scratch("seal_sync route rules");
     pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
     rules_ = read_rules(peer_);
@@ -148,7 +150,6 @@ private:
   void agree() {
     link_.agree();
     hello_us_ = pg::monotonic_us();
-    peer_config_known_ = false;
     first_scan_ = true;
   }
 
@@ -164,12 +165,14 @@ private:
       const pg::RouteSlot before = status_.read();
       committed_ = pg::committed_count();
       scan_us_ = pg::monotonic_us();
-      const ScanResult result = scan_and_ship(link_, status_, told_);
+      const ScanResult result = scan_and_ship(link_, status_, told_, rules_seen_);
       scan_us_ = 0;
       last_scan_us_ = pg::monotonic_us();
       switch (result.outcome) {
       case ScanOutcome::kStale:
         wait(std::min<int64>(kStalePauseMs << std::min(stale_++, 6), guc::scan_period));
+        return;
+      case ScanOutcome::kRulesChanged:
         return;
       case ScanOutcome::kHelloAgain:
         // A peer that refuses again and again what it has just agreed to is no better than a broken one.
@@ -242,10 +245,7 @@ private:
     status_.update([](pg::RouteSlot &slot) { slot.last_contact_at = GetCurrentTimestamp(); });
     const scan::HistoryEntry &held = link_.held();
     const bool same_batch = reply.batch == held.number && reply.batch_id == held.id;
-    const bool same_rules = !peer_config_known_ || reply.config == peer_config_;
-    peer_config_ = reply.config;
-    peer_config_known_ = true;
-    if (!same_batch || !same_rules)
+    if (!same_batch || reply.config != link_.facts().config) // its rules have changed
       agree();
   }
 
@@ -262,6 +262,7 @@ private:
     pg::enter_idle(slot);
     const pg::RouteSlot now = status_.read();
     const bool more = now.sync_requested != now.sync_done ||
+                      pg::rules_count() != rules_seen_ ||
                       (guc::wake_on_commit && pg::committed_count() != committed_);
     if (!more && since_ms < period_ms)
       wait(period_ms - since_ms);
@@ -274,8 +275,6 @@ private:
       pgstat_report_activity(STATE_IDLE, nullptr);
       (void)pg::wait(milliseconds);
     });
-    if (!link_.open())
-      rules_read_us_ = 0; // somebody resumed, altered the server, or asks for a sync
   }
 
   // ---- when the peer is away --------------------------------------------------------------------
@@ -355,6 +354,7 @@ private:
   remote::Target target_;
   std::unique_ptr<core::Error> target_problem_;
   int64 rules_read_us_ = 0;
+  uint64 rules_seen_ = 0;
 
   core::Backoff backoff_;
   int64 next_attempt_us_ = 0;
@@ -367,8 +367,6 @@ private:
   int64 last_scan_us_ = 0;
   int64 hello_us_ = 0;
   int64 contact_us_ = 0;
-  uint64 peer_config_ = 0;
-  bool peer_config_known_ = false;
   int stale_ = 0;
   int hellos_ = 0;
 };

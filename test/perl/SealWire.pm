@@ -132,6 +132,7 @@ sub hello
 	$r{encoding} = $self->take_text;
 	$r{version} = $self->take_text;
 	$r{clock} = $self->take_u64;
+	$r{config} = $self->take_u64;
 	my $clusters = $self->take_varint;
 	for (1 .. $clusters)
 	{

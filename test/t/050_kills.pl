@@ -11,6 +11,7 @@ use SealSync;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use IPC::Run;
 use Time::HiRes qw(usleep time);
 use POSIX ();
 

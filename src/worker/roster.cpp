@@ -1,5 +1,5 @@
-// See registry.hpp.
-#include "worker/registry.hpp"
+// See roster.hpp.
+#include "worker/roster.hpp"
 
 #include <csignal>
 
