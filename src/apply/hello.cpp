@@ -115,7 +115,8 @@ Problem check_identity(const ReceivedHello &hello, const OriginRow &row) {
                    psprintf("It presents generation " UINT64_FORMAT ", but " UINT64_FORMAT
                             " has been used since.",
                             hello.request.generation, row.confirmed),
-                   "Only one of the copies may speak under this name; see seal_sync.node_adopt.");
+                   "Only one of the copies may speak under this name. If the peer was dropped and created "
+                   "again over there on purpose, do the same here.");
   return {};
 }
 
