@@ -74,6 +74,13 @@ void refuse_without_key(Oid relation) {
                    ", ADD PRIMARY KEY (…), which is not deferrable.");
   if (!key.boolean(0, 1))
     cannot_add(relation, "its primary key is not valid", "A partition has no matching index yet.");
+  const Rows generated = query("SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a "
+                               "ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::smallint[]) "
+                               "WHERE i.indrelid = $1 AND i.indisprimary AND a.attgenerated <> '' LIMIT 1",
+                               {arg(relation)});
+  if (!generated.empty())
+    cannot_add(relation, "its primary key contains the generated column " + quote(generated.text(0, 0)),
+               "Generated columns are computed on each node and not shipped.");
   if (!key.boolean(0, 2))
     cannot_add(relation, "its primary key is not compared by plain equality",
                "A primary key WITHOUT OVERLAPS does not name one row by its values.");
