@@ -30,12 +30,19 @@ SQL
 
 sql_sync_now() { echo "SELECT seal_sync.sync_now(timeout => '2 min');"; }
 
-# state, pending keys, lag and estimate in seconds of the way out; "-" where unknown
+# state, pending keys and lag in seconds of the way out; "-" where unknown
 sql_status() {
   cat <<SQL
 SELECT coalesce(state, '-'), coalesce(pending_keys::text, '-'),
-       coalesce(round(extract(epoch FROM lag), 1)::text, '-'),
-       coalesce(round(extract(epoch FROM eta), 1)::text, '-')
+       coalesce(round(extract(epoch FROM lag), 1)::text, '-')
+FROM seal_sync.status WHERE direction = 'out'
+SQL
+}
+
+# Seconds that shipping what is pending will take; there is no eta while the peer is away
+sql_estimate() {
+  cat <<SQL
+SELECT coalesce(round(coalesce(extract(epoch FROM eta), (pending_keys / keys_per_second)::numeric), 1)::text, '?')
 FROM seal_sync.status WHERE direction = 'out'
 SQL
 }

@@ -26,7 +26,9 @@ CREATE TABLE seal_sync.peer_state (
     pause_until timestamptz,
     pause_reason text,
     halted_since timestamptz,
-    halt_message text
+    halt_message text,
+    -- The log has been emptied up to here: no batch that starts earlier can be made again.
+    log_floor pg_snapshot
 );
 
 -- cluster_id is local: it stands in the change log, and is never used a second time.
@@ -104,8 +106,6 @@ BEGIN
             excluded_clusters integer[] NOT NULL,
             keys bigint NOT NULL,
             at timestamptz NOT NULL) WITH (autovacuum_enabled = off)', i);
-        EXECUTE pg_catalog.format('CREATE INDEX route_history_%s_at ON seal_sync.route_history_%s
-            (peer, entry)', i, i);
     END LOOP;
 END
 $$;

@@ -50,7 +50,9 @@ WITH counts AS MATERIALIZED (
 ), outgoing AS (
     SELECT p.peer, r.*,
         s.halted_since, s.halt_message, s.paused_since, s.pause_reason,
-        s.paused_since IS NOT NULL AND (s.pause_until IS NULL OR s.pause_until > pg_catalog.clock_timestamp()) AS paused,
+        -- not before the worker has seen it: until then it may be shipping
+        s.paused_since IS NOT NULL AND (s.pause_until IS NULL OR s.pause_until > pg_catalog.clock_timestamp())
+            AND coalesce(r.state, '') NOT IN ('streaming', 'catchup') AS paused,
         coalesce(c.keys, 0) AS log_keys,
         coalesce(c.keys, 0) + coalesce(h.keys, 0) AS pending_keys,
         least(c.oldest_at, r.oldest_pending_at) AS oldest_at,
@@ -346,13 +348,15 @@ WITH server AS MATERIALIZED (
         'SELECT seal_sync.resume(' || pg_catalog.quote_literal(r.peer) || ') goes on.'
     FROM routes r WHERE r.state = 'paused'
     UNION ALL
-    SELECT CASE WHEN r.state_since < pg_catalog.clock_timestamp() - interval '5 min' THEN 'critical' ELSE 'warning' END,
+    SELECT CASE WHEN r.state_since < pg_catalog.clock_timestamp() - interval '15 s' THEN 'critical' ELSE 'warning' END,
         'peer_' || r.state, 'peer ' || r.peer, r.state_since,
         pg_catalog.format('shipping to peer "%s" waits: %s', r.peer,
             CASE WHEN r.state = 'retrying' THEN coalesce(r.last_error, r.state_reason) ELSE coalesce(r.state_reason, r.state) END),
         CASE WHEN r.state = 'retrying' THEN r.last_error_hint
              ELSE 'SELECT * FROM seal_sync.peer_check(' || pg_catalog.quote_literal(r.peer) || ') shows every step.' END
     FROM routes r, server v WHERE r.state IN ('retrying', 'waiting_peer', 'stopped') AND v.preloaded AND v.enabled AND v.worker_pid IS NOT NULL
+      AND NOT (r.state = 'waiting_peer' AND r.connected_since IS NOT NULL
+          AND EXISTS (SELECT FROM held h WHERE h.peer = r.peer AND h.state = 'waiting_peer')) -- said below, by table and cluster
     UNION ALL
     SELECT 'critical', 'capture_disabled', 'table ' || p.relation::text, NULL,
         pg_catalog.format('trigger of seal_sync is %s on table %s', CASE WHEN p.missing THEN 'missing' ELSE 'not enabled always' END, p.member),

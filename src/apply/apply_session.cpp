@@ -175,12 +175,17 @@ void forget_batch(Session *s) {
 
 void check_generation(Session *s, uint64 generation) {
   const OriginRow row = read_origin(s->origin);
-  if (!row.found || generation != s->generation || row.issued != s->generation)
+  if (!row.found) { // peer_drop: configuration, nothing that contradicts
+    const char *const state = core::wire::kNotPeer;
+    ereport(ERROR, errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
+            errmsg("node \"%s\" is not a peer here any more", NameStr(s->origin)));
+  }
+  if (generation != s->generation || row.issued != s->generation)
     contradiction(psprintf("node \"%s\" speaks with generation " UINT64_FORMAT
                            ", which is not the one issued to this connection",
                            NameStr(s->origin), generation),
                   psprintf("Issued to this connection: " UINT64_FORMAT "; newest: " UINT64_FORMAT ".",
-                           s->generation, row.found ? row.issued : 0));
+                           s->generation, row.issued));
   if (!s->confirmed) {
     if (row.confirmed != generation)
       confirm_generation(s->origin, generation);

@@ -109,13 +109,16 @@ Problem check_identity(const ReceivedHello &hello, const OriginRow &row) {
                    psprintf("another node has spoken as \"%s\" before", NameStr(hello.node)),
                    "Its token is not the one that was seen at the first contact.",
                    "If the node was made anew on purpose, drop the peer here and create it again.");
-  if (hello.request.generation != row.issued && hello.request.generation != row.confirmed)
+  // A newer one than we have issued: it is we who fell back (a restored copy). The speaker's history
+  // decides whether it knows the batch that we hold, and sends again what came after.
+  if (hello.request.generation < row.issued && hello.request.generation != row.confirmed)
     return refused(core::wire::kContradiction,
                    psprintf("node \"%s\" looks like a clone or a restored copy", NameStr(hello.node)),
                    psprintf("It presents generation " UINT64_FORMAT ", but " UINT64_FORMAT
                             " has been used since.",
                             hello.request.generation, row.confirmed),
-                   "Only one of the copies may speak under this name; see seal_sync.node_adopt.");
+                   "Only one of the copies may speak under this name. If the peer was dropped and created "
+                   "again over there on purpose, do the same here.");
   return {};
 }
 
@@ -170,7 +173,7 @@ HelloReply receive(const ReceivedHello &hello) {
   if (!reply.problem.sqlstate.empty())
     return reply;
   const uint64 generation = Max(row.issued, hello.request.generation) + 1;
-  issue_generation(hello.node, uuid_of(hello.request.token), generation);
+  issue_generation(hello.node, uuid_of(hello.request.token), hello.request.generation, generation);
   Session *const session = open_session(hello.node, hello.encoding, generation);
   publish_connection(session, hello.request.version);
 

@@ -52,7 +52,7 @@ OriginRow read_origin(const NameData &node) {
   return row;
 }
 
-void issue_generation(const NameData &node, const pg_uuid_t &token, uint64 generation) {
+void issue_generation(const NameData &node, const pg_uuid_t &token, uint64 presented, uint64 generation) {
   NameData name = node, login;
   pg_uuid_t uuid = token;
   namestrcpy(&login, GetUserNameFromId(GetSessionUserId(), false));
@@ -62,10 +62,10 @@ void issue_generation(const NameData &node, const pg_uuid_t &token, uint64 gener
   values[kNode - 1] = NameGetDatum(&name);
   values[kToken - 1] = UUIDPGetDatum(&uuid);
   values[kIssued - 1] = Int64GetDatum(static_cast<int64>(generation));
-  values[kConfirmed - 1] = Int64GetDatum(0);
+  values[kConfirmed - 1] = Int64GetDatum(static_cast<int64>(presented));
   values[kLogin - 1] = NameGetDatum(&login);
   values[kFirstSeen - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-  replace[kIssued - 1] = replace[kLogin - 1] = true;
+  replace[kIssued - 1] = replace[kConfirmed - 1] = replace[kLogin - 1] = true;
 
   Found found = find(&node, RowExclusiveLock);
   const TupleDesc desc = RelationGetDescr(found.heap);

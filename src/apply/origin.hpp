@@ -17,7 +17,7 @@ struct OriginRow {
 
 OriginRow read_origin(const NameData &node);
 /// Inserts or updates: issued = generation, login = session user.
-void issue_generation(const NameData &node, const pg_uuid_t &token, uint64 generation);
+void issue_generation(const NameData &node, const pg_uuid_t &token, uint64 presented, uint64 generation);
 void confirm_generation(const NameData &node, uint64 generation);
 
 } // namespace seal_sync::apply

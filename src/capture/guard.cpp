@@ -32,19 +32,30 @@ void report_foreign(int level, const config::Table *table, const config::Cluster
           errhint("Connect to node \"%s\".", NameStr(cluster->primary_node)));
 }
 
-void count(Oid relation, bool overridden) {
+// Counted per transaction and table, not per row: the counters stand behind a lock.
+Oid overridden_table = InvalidOid;
+int64 overridden_rows = 0;
+
+void count_refused(Oid relation) {
   pg::TableStat delta{};
-  (overridden ? delta.guard_overridden : delta.guard_refused) = 1;
+  delta.guard_refused = 1;
   pg::add_table_stat(relation, "", delta);
+}
+
+void count_overridden(Oid relation) {
+  if (relation != overridden_table)
+    flush_guard_counts();
+  overridden_table = relation;
+  overridden_rows++;
 }
 
 /// Whether a change to a foreign cluster's rows may go on.
 void check_foreign(const config::Table *table, const config::Cluster *cluster, const char *verb) {
   if (guc::guard == guc::kGuardRefuse) {
-    count(table->root, false);
+    count_refused(table->root);
     report_foreign(ERROR, table, cluster, verb);
   }
-  count(table->root, true);
+  count_overridden(table->root);
   if (guc::guard == guc::kGuardWarn)
     report_foreign(WARNING, table, cluster, verb);
 }
@@ -65,6 +76,16 @@ const config::Cluster *guarded_cluster(config::Table *table, TupleTableSlot *row
   return nullptr;
 }
 
+void flush_guard_counts() {
+  if (overridden_rows > 0) {
+    pg::TableStat delta{};
+    delta.guard_overridden = overridden_rows;
+    pg::add_table_stat(overridden_table, "", delta);
+  }
+  overridden_rows = 0;
+  overridden_table = InvalidOid;
+}
+
 void guard_truncate(config::Table *table) {
   if (table->constant_cluster != nullptr) {
     if (!table->constant_cluster->primary_here)
@@ -76,7 +97,7 @@ void guard_truncate(config::Table *table) {
     if (cluster->primary_here)
       continue;
     if (guc::guard == guc::kGuardRefuse) {
-      count(table->root, false);
+      count_refused(table->root);
       ereport(ERROR, errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
               errmsg("cannot truncate table \"%s\": cluster \"%s\" has its primary on node \"%s\"",
                      qualified_name(table->root), NameStr(cluster->name),

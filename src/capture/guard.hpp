@@ -13,6 +13,9 @@ namespace seal_sync::capture {
 /// nullptr: the guard let a foreign row pass (warn, off); it is not ours to record.
 const config::Cluster *guarded_cluster(config::Table *table, TupleTableSlot *row, const char *verb);
 
+/// Publishes how many changes the guard let pass in this transaction; before commit.
+void flush_guard_counts();
+
 /// The same for a whole table: TRUNCATE (trap T7).
 void guard_truncate(config::Table *table);
 

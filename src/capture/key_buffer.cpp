@@ -7,6 +7,7 @@
 
 #include "capture/capture.hpp"
 #include "capture/change_log.hpp"
+#include "capture/guard.hpp"
 #include "pg/guc.hpp"
 #include "pg/shared_state.hpp"
 
@@ -120,6 +121,18 @@ Level *current_level() {
   return level;
 }
 
+/// The current level, with room for that many bytes beside a run's head.
+Level *make_room(size_t bytes) {
+  constexpr size_t kRunHead = 24;
+  Level *level = current_level();
+  if (level->row.size > 1 && level->row.size + bytes + kRunHead > kRowBytes) {
+    finish_row(level);
+    if (over_bound(level))
+      write_out(level);
+  }
+  return level;
+}
+
 /// Hands a committed child's keys to its parent level.
 void hand_up(Level *child) {
   Level *parent = child->parent;
@@ -177,6 +190,7 @@ void on_transaction(XactEvent event, void *) {
   switch (event) {
   case XACT_EVENT_PRE_COMMIT:
   case XACT_EVENT_PRE_PREPARE:
+    flush_guard_counts();
     // Deferred triggers and held cursors have run; nothing can capture after this.
     if (top != nullptr)
       write_out(top);
@@ -238,7 +252,7 @@ bool left_out_as_full(core::ChangeKind kind, const config::Table *table, const c
             errhint("See seal_sync.health for the peer that does not take its changes."));
   if (kind == core::ChangeKind::kDelete)
     return false;
-  Level *level = current_level();
+  Level *level = make_room(0);
   const size_t start = level->row.size;
   level->writer.select(level->row, core::ChangeKind::kMark, table->root, table->relation,
                        static_cast<uint32_t>(cluster->id), {});
@@ -265,13 +279,7 @@ void remember(core::ChangeKind kind, const config::Table *table, const config::C
             errdetail("It takes %zu bytes, at most %zu are possible.", scratch.size,
                       core::kMaxRunBytes / 2));
 
-  Level *level = current_level();
-  const size_t before = level->row.size;
-  if (before > 1 && before + mask.size() + scratch.size + 24 > kRowBytes) {
-    finish_row(level);
-    if (over_bound(level))
-      write_out(level);
-  }
+  Level *level = make_room(mask.size() + scratch.size);
   const size_t start = level->row.size;
   level->writer.select(level->row, kind, table->root, table->relation,
                        static_cast<uint32_t>(cluster->id), mask);

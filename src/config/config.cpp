@@ -26,6 +26,7 @@ struct Rule {
 struct TableEntry {
   Oid relation; // hash key
   Table *table; // NULL: not registered
+  MemoryContext context; // of the table
   bool stale;
 };
 
@@ -43,18 +44,23 @@ namespace {
 
 constexpr int kMemoSlots = 64;
 
-MemoryContext generation = nullptr;
-List *retired = NIL; // generations to be freed at the end of the transaction
+/// One reading of the rules, in a memory context of its own.
+struct Rules {
+  MemoryContext context;
+  bool have_node;
+  NameData node_name;
+  pg_uuid_t node_token;
+  Cluster *clusters;
+  int cluster_count;
+  HTAB *rules;  // Rule by relation
+  HTAB *tables; // TableEntry by relation, filled when asked for
+};
+
+Rules *current = nullptr;
+List *retired = NIL; // contexts to be freed at the end of the transaction
 bool rules_stale = true;
 uint64 rules_version = 0;
-
-bool have_node = false;
-NameData node_name;
-pg_uuid_t node_token;
-Cluster *clusters = nullptr;
-int clusters_used = 0;
-HTAB *rules = nullptr;
-HTAB *tables = nullptr;
+uint64 invalidations = 0; // of rule tables, to notice one that arrives while they are read
 Oid last_relation = InvalidOid;
 Table *last_table = nullptr;
 
@@ -76,19 +82,23 @@ bool is_rule_table(const char *name) noexcept {
 void on_relcache_invalidation(Datum, Oid relation) noexcept {
   if (relation == InvalidOid) {
     rules_stale = true;
+    invalidations++;
     own_used = 0;
     memset(segments, 0, sizeof segments);
     return;
   }
   for (int i = 0; i < own_used; i++)
     if (own[i].oid == relation) {
-      rules_stale = rules_stale || is_rule_table(NameStr(own[i].name));
+      if (is_rule_table(NameStr(own[i].name))) {
+        rules_stale = true;
+        invalidations++;
+      }
       own[i] = own[--own_used]; // it may just have been dropped with the extension
       memset(segments, 0, sizeof segments);
       return;
     }
-  if (tables != nullptr) {
-    auto *entry = static_cast<TableEntry *>(hash_search(tables, &relation, HASH_FIND, nullptr));
+  if (current != nullptr) {
+    auto *entry = static_cast<TableEntry *>(hash_search(current->tables, &relation, HASH_FIND, nullptr));
     if (entry != nullptr)
       entry->stale = true;
     if (relation == last_relation)
@@ -108,8 +118,6 @@ void on_transaction_end(XactEvent event, void *) {
       MemoryContextDelete(static_cast<MemoryContext>(lfirst(cell)));
     list_free(retired);
     retired = NIL;
-    if (event == XACT_EVENT_ABORT)
-      rules_stale = true; // rules read under our own uncommitted changes are wrong now
     break;
   }
   default:
@@ -126,18 +134,12 @@ void register_callbacks() {
   registered = true;
 }
 
-void drop_generation() {
-  if (generation == nullptr)
-    return;
+/// Frees a context when the transaction ends: somebody may still hold a pointer into it.
+void retire(MemoryContext context) {
+  MemoryContextSetParent(context, TopMemoryContext);
   const MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-  retired = lappend(retired, generation);
+  retired = lappend(retired, context);
   MemoryContextSwitchTo(old);
-  generation = nullptr;
-  tables = rules = nullptr;
-  clusters = nullptr;
-  clusters_used = 0;
-  have_node = false;
-  last_relation = InvalidOid;
 }
 
 /// Calls fn(values, nulls, memory context of the rules) for each row of one of our tables, seen with a
@@ -187,68 +189,84 @@ int name_array(Datum value, NameData **out) {
   return used;
 }
 
+Cluster *cluster_named(const Rules *rules, const char *name) {
+  for (int i = 0; i < rules->cluster_count; i++)
+    if (strcmp(NameStr(rules->clusters[i].name), name) == 0)
+      return &rules->clusters[i];
+  return nullptr;
+}
+
+/// Reads the rules and puts them in place of the old ones only when all has been read: an error half
+/// way (a lock time-out, a cancel) must not leave a backend that takes tables for unregistered.
 void load_rules() {
   register_callbacks();
-  drop_generation();
-  // Cleared first: an invalidation that arrives while we read must not be lost.
-  rules_stale = false;
-  rules_version++;
-  generation = AllocSetContextCreate(TopMemoryContext, "seal_sync rules", ALLOCSET_DEFAULT_SIZES);
-  const MemoryContext old = MemoryContextSwitchTo(generation);
+  for (const char *name : kRuleTables)
+    (void)own_relation(name); // known beforehand, so that their invalidations are recognized
+  const uint64 before = invalidations;
+  const bool have_extension = OidIsValid(own_relation("cluster"));
 
+  const MemoryContext context =
+      AllocSetContextCreate(CurrentMemoryContext, "seal_sync rules", ALLOCSET_DEFAULT_SIZES);
+  const MemoryContext old = MemoryContextSwitchTo(context);
+  auto *rules = static_cast<Rules *>(palloc0(sizeof(Rules)));
+  rules->context = context;
   HASHCTL ctl{};
   ctl.keysize = sizeof(Oid);
   ctl.entrysize = sizeof(TableEntry);
-  ctl.hcxt = generation;
-  tables = hash_create("seal_sync tables", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+  ctl.hcxt = context;
+  rules->tables = hash_create("seal_sync tables", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
   ctl.entrysize = sizeof(Rule);
-  rules = hash_create("seal_sync rules", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+  rules->rules = hash_create("seal_sync rules", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
-  for_each_row("local_node", [](Datum *values, bool *) {
-    have_node = true;
-    namestrcpy(&node_name, NameStr(*DatumGetName(values[1])));
-    memcpy(&node_token, DatumGetUUIDP(values[2]), sizeof node_token);
+  for_each_row("local_node", [&](Datum *values, bool *) {
+    rules->have_node = true;
+    namestrcpy(&rules->node_name, NameStr(*DatumGetName(values[1])));
+    memcpy(&rules->node_token, DatumGetUUIDP(values[2]), sizeof rules->node_token);
   });
-
   int count = 0;
   for_each_row("cluster", [&](Datum *, bool *) { count++; });
-  clusters = static_cast<Cluster *>(palloc0(sizeof(Cluster) * Max(count, 1)));
+  rules->clusters = static_cast<Cluster *>(palloc0(sizeof(Cluster) * static_cast<size_t>(Max(count, 1))));
   for_each_row("cluster", [&](Datum *values, bool *nulls) {
-    if (clusters_used == count)
+    if (rules->cluster_count == count)
       return;
-    Cluster *cluster = &clusters[clusters_used++];
+    Cluster *cluster = &rules->clusters[rules->cluster_count++];
     namestrcpy(&cluster->name, NameStr(*DatumGetName(values[0])));
     cluster->id = DatumGetInt32(values[1]);
     cluster->match_count = text_array(values[2], &cluster->match_values);
     namestrcpy(&cluster->primary_node, NameStr(*DatumGetName(values[3])));
     cluster->standby_count = nulls[4] ? -1 : name_array(values[4], &cluster->standby_nodes);
   });
-  for_each_row("cluster_state", [](Datum *values, bool *) {
-    for (int i = 0; i < clusters_used; i++)
-      if (namestrcmp(DatumGetName(values[0]), NameStr(clusters[i].name)) == 0) {
-        namestrcpy(&clusters[i].primary_node, NameStr(*DatumGetName(values[1])));
-        clusters[i].epoch = DatumGetInt64(values[2]);
-      }
+  for_each_row("cluster_state", [&](Datum *values, bool *) {
+    if (Cluster *cluster = cluster_named(rules, NameStr(*DatumGetName(values[0])))) {
+      namestrcpy(&cluster->primary_node, NameStr(*DatumGetName(values[1])));
+      cluster->epoch = DatumGetInt64(values[2]);
+    }
   });
-  for (int i = 0; i < clusters_used; i++)
-    clusters[i].primary_here =
-        have_node && namestrcmp(&clusters[i].primary_node, NameStr(node_name)) == 0;
-
-  for_each_row("table_rule", [](Datum *values, bool *nulls) {
+  for (int i = 0; i < rules->cluster_count; i++)
+    rules->clusters[i].primary_here =
+        rules->have_node && namestrcmp(&rules->clusters[i].primary_node, NameStr(rules->node_name)) == 0;
+  for_each_row("table_rule", [&](Datum *values, bool *nulls) {
     const Oid relation = DatumGetObjectId(values[0]);
-    auto *rule = static_cast<Rule *>(hash_search(rules, &relation, HASH_ENTER, nullptr));
+    auto *rule = static_cast<Rule *>(hash_search(rules->rules, &relation, HASH_ENTER, nullptr));
     memset(&rule->cluster_column, 0, sizeof rule->cluster_column);
     if (!nulls[1])
       namestrcpy(&rule->cluster_column, NameStr(*DatumGetName(values[1])));
-    rule->cluster = nulls[2] ? nullptr : find_cluster(NameStr(*DatumGetName(values[2])));
+    rule->cluster = nulls[2] ? nullptr : cluster_named(rules, NameStr(*DatumGetName(values[2])));
   });
-  if (!OidIsValid(own_relation("cluster")))
-    rules_stale = true; // no extension: nothing will tell us when it comes
   MemoryContextSwitchTo(old);
+
+  if (current != nullptr)
+    retire(current->context);
+  MemoryContextSetParent(context, TopMemoryContext);
+  current = rules;
+  last_relation = InvalidOid;
+  rules_version++;
+  // Without the extension nothing will tell us when it comes.
+  rules_stale = invalidations != before || !have_extension;
 }
 
 void ensure_rules() {
-  if (rules_stale || generation == nullptr)
+  if (rules_stale || current == nullptr)
     load_rules();
 }
 
@@ -376,7 +394,7 @@ Table *build_table(Oid relation, Oid root, const Rule *rule) {
 }
 
 const Rule *find_rule(Oid relation) {
-  return static_cast<const Rule *>(hash_search(rules, &relation, HASH_FIND, nullptr));
+  return static_cast<const Rule *>(hash_search(current->rules, &relation, HASH_FIND, nullptr));
 }
 
 /// The registered relation that `relation` belongs to: itself or the nearest partition ancestor.
@@ -398,11 +416,12 @@ Oid registered_root(Oid relation) {
 }
 
 const Cluster *cluster_by_text(const char *text, size_t size) {
-  for (int i = 0; i < clusters_used; i++)
-    for (int m = 0; m < clusters[i].match_count; m++)
-      if (strlen(clusters[i].match_values[m]) == size &&
-          memcmp(clusters[i].match_values[m], text, size) == 0)
-        return &clusters[i];
+  for (int i = 0; i < current->cluster_count; i++) {
+    const Cluster *cluster = &current->clusters[i];
+    for (int m = 0; m < cluster->match_count; m++)
+      if (strlen(cluster->match_values[m]) == size && memcmp(cluster->match_values[m], text, size) == 0)
+        return cluster;
+  }
   return nullptr;
 }
 
@@ -416,34 +435,62 @@ void refresh() {
 
 const char *local_node() {
   ensure_rules();
-  return have_node ? NameStr(node_name) : nullptr;
+  return current->have_node ? NameStr(current->node_name) : nullptr;
 }
 
 bool local_token(pg_uuid_t *token) {
   ensure_rules();
-  if (have_node)
-    memcpy(token, &node_token, sizeof node_token);
-  return have_node;
+  if (current->have_node)
+    memcpy(token, &current->node_token, sizeof current->node_token);
+  return current->have_node;
+}
+
+/// Describes a table anew. An invalidation by ANALYZE and the like keeps the old description.
+Table *renew(TableEntry *entry, Oid relation) {
+  const MemoryContext context =
+      AllocSetContextCreate(CurrentMemoryContext, "seal_sync table", ALLOCSET_SMALL_SIZES);
+  const MemoryContext old = MemoryContextSwitchTo(context);
+  const Oid root = registered_root(relation);
+  Table *table = OidIsValid(root) ? build_table(relation, root, find_rule(root)) : nullptr;
+  MemoryContextSwitchTo(old);
+  if (entry->table != nullptr && table != nullptr && entry->table->signature == table->signature) {
+    MemoryContextDelete(context);
+    return entry->table;
+  }
+  if (entry->context != nullptr)
+    retire(entry->context);
+  entry->context = nullptr;
+  if (table == nullptr) {
+    MemoryContextDelete(context);
+    return nullptr;
+  }
+  MemoryContextSetParent(context, current->context);
+  entry->context = context;
+  return table;
 }
 
 Table *find_table(Oid relation) {
   if (relation == last_relation && !rules_stale)
     return last_table;
   ensure_rules();
-  if (!have_node)
+  if (!current->have_node)
     return nullptr;
   bool found;
-  auto *entry = static_cast<TableEntry *>(hash_search(tables, &relation, HASH_FIND, &found));
-  if (!found || entry->stale) {
-    const MemoryContext old = MemoryContextSwitchTo(generation);
-    const Oid root = registered_root(relation);
-    Table *table = OidIsValid(root) ? build_table(relation, root, find_rule(root)) : nullptr;
-    MemoryContextSwitchTo(old);
-    if (rules_stale) { // building read catalogs, and an invalidation of the rules came in
+  auto *entry = static_cast<TableEntry *>(hash_search(current->tables, &relation, HASH_ENTER, &found));
+  if (!found) {
+    entry->table = nullptr;
+    entry->context = nullptr;
+    entry->stale = true;
+  }
+  if (entry->stale) {
+    const Rules *const rules = current;
+    Table *table = renew(entry, relation);
+    if (rules_stale || current != rules) { // reading catalogs, an invalidation of the rules came in
+      if (current == rules)
+        entry->table = table;
       CHECK_FOR_INTERRUPTS();
       return find_table(relation);
     }
-    entry = static_cast<TableEntry *>(hash_search(tables, &relation, HASH_ENTER, nullptr));
     entry->table = table;
     entry->stale = false;
   }
@@ -452,32 +499,25 @@ Table *find_table(Oid relation) {
   return entry->table;
 }
 
-Table *describe_as(Oid relation, Oid root) {
-  ensure_rules();
-  const Rule *rule = find_rule(root);
-  return rule == nullptr ? nullptr : build_table(relation, root, rule);
-}
-
 const Cluster *find_cluster(int32 id) {
-  for (int i = 0; i < clusters_used; i++)
-    if (clusters[i].id == id)
-      return &clusters[i];
+  ensure_rules();
+  for (int i = 0; i < current->cluster_count; i++)
+    if (current->clusters[i].id == id)
+      return &current->clusters[i];
   return nullptr;
 }
 
 const Cluster *find_cluster(const char *name) {
-  for (int i = 0; i < clusters_used; i++)
-    if (strcmp(NameStr(clusters[i].name), name) == 0)
-      return &clusters[i];
-  return nullptr;
+  ensure_rules();
+  return cluster_named(current, name);
 }
 
 int cluster_count() {
   ensure_rules();
-  return clusters_used;
+  return current->cluster_count;
 }
 
-const Cluster *cluster_at(int index) { return &clusters[index]; }
+const Cluster *cluster_at(int index) { return &current->clusters[index]; }
 
 bool peer_exists(const char *name) {
   bool exists = false;

@@ -67,9 +67,6 @@ bool local_token(pg_uuid_t *token);
 
 /// The rule for a relation, or nullptr when neither it nor a partition ancestor is registered.
 Table *find_table(Oid relation);
-/// The same for a relation that was a leaf of the registered `root` when its keys were captured and
-/// may have been detached since; in the current memory context, not cached.
-Table *describe_as(Oid relation, Oid root);
 
 const Cluster *find_cluster(int32 id);
 const Cluster *find_cluster(const char *name);

@@ -156,6 +156,7 @@ DatabaseSlot *database_slot(Oid database, bool create) {
   // has the slot's former database in mind may be counting right now.
   pg_atomic_write_u32(&free_slot->segment, 0);
   pg_atomic_write_u32(&free_slot->history, 0);
+  pg_atomic_write_u32(&free_slot->log_full, 0);
   free_slot->worker_pid = 0;
   free_slot->worker_latch = nullptr;
   free_slot->blockers = 0;

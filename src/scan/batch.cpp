@@ -25,6 +25,7 @@ constexpr int kLittleMemoryKb = 1024;
 struct TableWork {
   Oid root; // hash key
   bool unregistered; // table_remove'd since: its entries are dropped
+  Oid absorbed_by;
   uint64 root_signature;
   const config::Table *table;
   SentTable *sent;
@@ -62,6 +63,7 @@ struct Batch {
   int64 rows;
   int64 delete_rows;
   bool stale;
+  uint64 rules_version; // config::version() when it was taken
   int current; // table being encoded
   int64 *released; // held ids that this batch ships
   int released_count;
@@ -147,7 +149,7 @@ TableWork *work_for(Batch *batch, Oid root) {
   bool found;
   auto *work = static_cast<TableWork *>(hash_search(batch->tables, &root, HASH_ENTER, &found));
   if (found)
-    return work;
+    return OidIsValid(work->absorbed_by) ? work_for(batch, work->absorbed_by) : work;
   memset(work, 0, sizeof *work);
   work->root = root;
   // Catalogs are read under a lock that does not wait: DDL that holds the table makes us step back.
@@ -157,7 +159,14 @@ TableWork *work_for(Batch *batch, Oid root) {
     return work;
   }
   work->table = config::find_table(root);
-  if (work->table == nullptr || work->table->root != root)
+  if (work->table != nullptr && work->table->root != root) {
+    // Attached to another registered table since: its keys go on under that one.
+    UnlockRelationOid(root, AccessShareLock);
+    work->unregistered = true;
+    work->absorbed_by = work->table->root;
+    return work_for(batch, work->absorbed_by);
+  }
+  if (work->table == nullptr)
     work->unregistered = true;
   else if (!work->table->usable)
     batch->stale = work->unregistered = true;
@@ -196,9 +205,26 @@ int64 held_id(const Batch *batch, Oid relation, core::ByteSpan key) {
   return entry->held->id;
 }
 
+/// Tables that the peer has said not to take, as far as that is fresh.
+int unfit_tables(Session *session, Datum **roots) {
+  if (session->tables == nullptr)
+    return 0;
+  int count = 0;
+  *roots = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(hash_get_num_entries(session->tables) + 1)));
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, session->tables);
+  while (auto *sent = static_cast<SentTable *>(hash_seq_search(&status)))
+    if (!fits_or_unknown(sent))
+      (*roots)[count++] = ObjectIdGetDatum(sent->root);
+  return count;
+}
+
 void collect_held(Batch *batch) {
+  Datum *unfit = nullptr;
+  const int unfit_count = unfit_tables(batch->session, &unfit);
   HeldKey *held;
-  const int count = load_held(NameStr(batch->session->peer), kMaxHeldAtOnce, &held);
+  const int count = load_held(NameStr(batch->session->peer), kMaxHeldAtOnce, unfit, unfit_count,
+                              batch->session->accepted_clusters, batch->session->accepted_count, &held);
   if (count == 0)
     return;
   HASHCTL ctl{};
@@ -214,8 +240,6 @@ void collect_held(Batch *batch) {
     auto *entry = static_cast<HeldIndexEntry *>(hash_search(batch->held_index, hash, HASH_ENTER, nullptr));
     entry->held = &held[i];
     if (!held[i].due)
-      continue;
-    if (held[i].cluster != 0 && !accepted(batch->session, held[i].cluster))
       continue;
     TableWork *work = work_for(batch, held[i].relation);
     if (work->unregistered || work->sent->fit == TableFit::kParked ||
@@ -314,6 +338,7 @@ Batch *open(Session *session, const Position &previous) {
   batch->snapshot = RegisterSnapshot(GetLatestSnapshot());
   PushActiveSnapshot(batch->snapshot);
   batch->position = position_of(batch->snapshot);
+  batch->rules_version = config::version();
   collect_held(batch);
   collect_window(batch, previous);
   MemoryContextSwitchTo(old);
@@ -361,6 +386,8 @@ int left_out_tables(const Batch *batch) {
 // ---- agreeing with the peer --------------------------------------------------------------------
 
 int undescribed(Batch *batch) {
+  if (batch->stale)
+    return -1;
   for (int i = 0; i < batch->table_count; i++)
     if (batch->order[i]->sent->fit == TableFit::kUnknown)
       return i;
@@ -368,12 +395,22 @@ int undescribed(Batch *batch) {
 }
 
 void write_describe(Batch *batch, int table, core::Buffer *out) {
+  // Tables described before have cost round trips: this one may be gone or changed by now.
   const TableWork *work = batch->order[table];
-  write_description(work->sent, work->table, out);
+  if (!ConditionalLockRelationOid(work->root, AccessShareLock)) {
+    batch->stale = true;
+    return;
+  }
+  const config::Table *now = config::find_table(work->root);
+  if (now == nullptr || now->signature != work->root_signature || batch->rules_version != config::version())
+    batch->stale = true;
+  else
+    write_description(work->sent, now, out);
+  UnlockRelationOid(work->root, AccessShareLock);
 }
 
 TableFit read_describe(Batch *batch, int table, core::Reader *reply) {
-  return read_description_reply(batch->order[table]->sent, reply, batch->session->context);
+  return read_description_reply(batch->order[table]->sent, reply);
 }
 
 const char *table_problem(const Batch *batch, int table, const char **hint) {
@@ -395,6 +432,8 @@ void commit_to_history(Batch *batch, uint64 number, const core::wire::Id &id) {
 
 uint64 write_clusters(Batch *batch, core::Buffer *out) {
   uint64 count = 0;
+  if (batch->rules_version != config::version()) // a role may have moved since the rows were read
+    batch->stale = true;
   for (int i = 0; i < config::cluster_count(); i++) {
     const config::Cluster *cluster = config::cluster_at(i);
     if (!accepted(batch->session, cluster->id) ||
@@ -431,22 +470,33 @@ void encode_group(Batch *batch, TableWork *work, const KeyGroup *group) {
   TupleTableSlot *row = find_row(work->source, group, &leaf, &batch->stale, &gone);
   if (batch->stale)
     return;
-  remember_released(batch, group);
   if (row != nullptr) {
     const config::Cluster *cluster = config::cluster_of(leaf, row);
-    if (cluster != nullptr && config::routed_to(cluster, NameStr(batch->session->peer)) &&
-        accepted(batch->session, cluster->id)) {
-      const bool whole = group->whole || group->mask_size == 0;
-      encode_row(work->encoder, leaf, row, whole ? nullptr : group->mask, group->mask_size);
+    if (cluster != nullptr && config::routed_to(cluster, NameStr(batch->session->peer))) {
+      if (accepted(batch->session, cluster->id)) {
+        remember_released(batch, group);
+        const bool whole = group->whole || group->mask_size == 0;
+        encode_row(work->encoder, leaf, row, whole ? nullptr : group->mask, group->mask_size);
+        return;
+      }
+      // It has moved to a cluster that the peer does not accept yet: over there it is gone until then.
+      if (work->waiting == nullptr)
+        work->waiting = begin_keys(work->table, kLittleMemoryKb);
+      add_key(work->waiting, group->values, leaf->relation, {}, true, cluster->id);
+      encode_delete(work->encoder, group->values);
       return;
     }
-  } else if (gone) {
-    return;
   }
-  encode_delete(work->encoder, group->values);
+  remember_released(batch, group);
+  if (!gone)
+    encode_delete(work->encoder, group->values);
 }
 
 bool begin_table(Batch *batch, TableWork *work) {
+  if (batch->rules_version != config::version()) {
+    batch->stale = true;
+    return false;
+  }
   if (work->source == nullptr) {
     work->source = make_source(work->table, batch->snapshot);
     work->encoder = make_encoder(work->sent, batch->context);
@@ -522,6 +572,13 @@ namespace {
 
 const char *to_cstring(std::string_view text) { return pnstrdup(text.data(), text.size()); }
 
+/// A key that was held before, went out with this batch and is held again: it stays.
+void keep_held(Batch *batch, int64 id) {
+  for (int i = 0; i < batch->released_count; i++)
+    if (batch->released[i] == id)
+      batch->released[i] = 0;
+}
+
 /// Keeps every key of a sorter in seal_sync.held.
 void hold_all(Batch *batch, const TableWork *work, SortedKeys *keys, const HeldReason &reason) {
   const MemoryContext scratch =
@@ -535,7 +592,7 @@ void hold_all(Batch *batch, const TableWork *work, SortedKeys *keys, const HeldR
     write_key(&key, work->table, group.values);
     const Oid leaf = group.leaf_count == 1 && !group.any_leaf ? group.leaves[0] : InvalidOid;
     const auto cluster = static_cast<int32>(keys == work->waiting ? group.held[0] : 0);
-    hold_key(NameStr(batch->session->peer), work->root, leaf, cluster, key.span(), reason);
+    keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, leaf, cluster, key.span(), reason));
     MemoryContextSwitchTo(old);
   }
   MemoryContextDelete(scratch);
@@ -560,17 +617,14 @@ HeldReason reason_of(const core::wire::Refusal &refusal, uint64 batch) {
   return reason;
 }
 
-Oid relation_of(const core::wire::Refusal &refusal) {
-  const Oid schema = get_namespace_oid(to_cstring(refusal.schema), true);
-  return OidIsValid(schema) ? get_relname_relid(to_cstring(refusal.table), schema) : InvalidOid;
-}
-
 void quarantine(Batch *batch, const core::wire::Refusal &refusal) {
-  const Oid relation = relation_of(refusal);
+  // By the name the peer was told: the table may have been renamed since.
   TableWork *work = nullptr;
-  for (int t = 0; t < batch->table_count; t++)
-    if (batch->order[t]->root == relation)
+  for (int t = 0; t < batch->table_count; t++) {
+    const SentTable *sent = batch->order[t]->sent;
+    if (sent->name != nullptr && refusal.table == sent->name && refusal.schema == sent->schema)
       work = batch->order[t];
+  }
   if (work == nullptr)
     ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
             errmsg("the peer refuses a key of a table that this batch does not have"));
@@ -580,11 +634,8 @@ void quarantine(Batch *batch, const core::wire::Refusal &refusal) {
   core::Buffer key;
   init_buffer(&key, batch->context);
   write_key(&key, work->table, values);
-  const int64 id = hold_key(NameStr(batch->session->peer), relation, InvalidOid, 0, key.span(),
-                            reason_of(refusal, batch->number));
-  for (int i = 0; i < batch->released_count; i++) // refused again: it stays
-    if (batch->released[i] == id)
-      batch->released[i] = 0;
+  keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, InvalidOid, 0, key.span(),
+                            reason_of(refusal, batch->number)));
 }
 
 void count_tables(const Batch *batch) {
@@ -633,27 +684,23 @@ void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals,
 
 void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals, uint64 refusal_count) {
   const char *peer = NameStr(session->peer);
-  LeftOut left_out = left_out_of(peer, entry.number, entry.id);
+  const LeftOut left_out = left_out_of(peer, entry.number, entry.id);
   const HistoryEntry before = last_acknowledged(peer);
 
-  // The rows are not read again, so a refusal is taken for its whole table: each key of the window is
-  // tried once more on its own.
+  // The rows are not read again and tables may have other names by now, so with any refusal each key of
+  // the window is tried once more.
   HeldReason reason{"quarantined"};
   reason.message = "refused in a batch whose answer was lost";
   reason.batch = static_cast<int64>(entry.number);
+  const bool whole_window = refusal_count > 0;
   for (uint64 i = 0; i < refusal_count; i++) {
     core::wire::Refusal refusal;
     core::wire::read(*refusals, refusal);
     if (!refusals->ok())
-      break;
-    const Oid relation = relation_of(refusal);
-    left_out.roots = static_cast<Oid *>(
-        left_out.roots == nullptr
-            ? palloc(sizeof(Oid))
-            : repalloc(left_out.roots, sizeof(Oid) * static_cast<size_t>(left_out.root_count + 1)));
-    left_out.roots[left_out.root_count++] = relation;
+      ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+              errmsg("the peer's list of refused keys cannot be read"));
   }
-  if (left_out.root_count + left_out.cluster_count > 0 && before.found) {
+  if (before.found) {
     const Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
     LogReader *log = open_log(before.position, snapshot);
     core::ChangeRun run;
@@ -661,7 +708,14 @@ void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals
     while (next_run(log, &run, &xid)) {
       if (!sees(entry.position, xid))
         continue; // belongs to a later batch
-      bool held = false;
+      if (run.kind == core::ChangeKind::kMark) {
+        mark_dirty(run.root, "the change log was full");
+        continue;
+      }
+      const config::Cluster *cluster = config::find_cluster(static_cast<int32>(run.cluster));
+      if (cluster == nullptr || !config::routed_to(cluster, peer))
+        continue;
+      bool held = whole_window;
       for (int i = 0; i < left_out.root_count; i++)
         held = held || left_out.roots[i] == run.root;
       for (int i = 0; i < left_out.cluster_count; i++)
@@ -674,7 +728,7 @@ void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals
         const uint8_t *start = keys.position();
         Datum values[INDEX_MAX_KEYS];
         read_key(&keys, table, values);
-        hold_key(peer, run.root, run.leaf, static_cast<int32>(run.cluster),
+        hold_key(peer, run.root, run.leaf, 0,
                  core::ByteSpan(start, static_cast<size_t>(keys.position() - start)), reason);
       }
     }

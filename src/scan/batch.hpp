@@ -27,6 +27,8 @@ struct Position {
 Position copy_position(const Position &position, MemoryContext into);
 /// Whether a transaction finished before the position was taken.
 bool sees(const Position &position, uint64 xid);
+/// Whether `later` sees every transaction that `earlier` sees.
+bool covers(const Position &later, const Position &earlier);
 Position newest_position(); // of a snapshot taken now; nothing of the log is behind it
 
 /// What one connection has agreed on with its peer; made anew at each connect. Lives in `context`.

@@ -9,7 +9,7 @@ using core::wire::ColumnClass;
 
 namespace {
 
-constexpr int kAskAgainMs = 3000;
+constexpr int kAskAgainMs = 5000;
 
 /// Types whose binary form holds object identifiers of this server, or that are not built in: text.
 bool travels_as_text(Oid type) {
@@ -150,6 +150,10 @@ void fill(SentTable *sent, const config::Table *root) {
     sent->column_count++;
   }
   RelationClose(rel);
+  for (int k = 0; k < root->key_count; k++)
+    if (sent->columns[sent->key_columns[k]].key_position != k + 1)
+      ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+              errmsg("primary key of table \"%s\" contains a generated column", get_rel_name(root->root)));
 }
 
 } // namespace
@@ -167,27 +171,31 @@ SentTable *sent_table(Session *session, const config::Table *root) {
   if (!found) {
     memset(sent, 0, sizeof *sent);
     sent->root = root->root;
+    sent->number = session->next_table++;
+    sent->context = AllocSetContextCreate(session->context, "seal_sync sent table", ALLOCSET_SMALL_SIZES);
   }
-  if ((sent->fit == TableFit::kParked || sent->fit == TableFit::kWaitingPeer) &&
-      TimestampDifferenceExceeds(sent->decided_at, GetCurrentTimestamp(), kAskAgainMs))
+  if (!fits_or_unknown(sent) && TimestampDifferenceExceeds(sent->decided_at, GetCurrentTimestamp(), kAskAgainMs))
     sent->columns = nullptr;
   if (!found || sent->signature != root->signature || sent->columns == nullptr) {
-    const MemoryContext old = MemoryContextSwitchTo(session->context);
     sent->columns = nullptr;
+    sent->schema = sent->name = sent->sqlstate = sent->message = sent->detail = sent->hint = nullptr;
+    MemoryContextReset(sent->context);
+    const MemoryContext old = MemoryContextSwitchTo(sent->context);
     fill(sent, root);
     sent->signature = root->signature;
-    sent->number = session->next_table++;
     sent->fit = TableFit::kUnknown;
     MemoryContextSwitchTo(old);
   }
   return sent;
 }
 
-void write_description(const SentTable *sent, const config::Table *root, core::Buffer *out) {
+void write_description(SentTable *sent, const config::Table *root, core::Buffer *out) {
+  sent->schema = MemoryContextStrdup(sent->context, get_namespace_name(get_rel_namespace(root->root)));
+  sent->name = MemoryContextStrdup(sent->context, get_rel_name(root->root));
   out->varint(sent->number);
   core::wire::TableHead head;
-  head.schema = get_namespace_name(get_rel_namespace(root->root));
-  head.name = get_rel_name(root->root);
+  head.schema = sent->schema;
+  head.name = sent->name;
   head.columns = static_cast<uint64>(sent->column_count);
   core::wire::write(*out, head);
   for (int i = 0; i < sent->column_count; i++) {
@@ -227,7 +235,12 @@ char *keep(MemoryContext context, std::string_view text) {
 }
 } // namespace
 
-TableFit read_description_reply(SentTable *sent, core::Reader *reply, MemoryContext context) {
+bool fits_or_unknown(const SentTable *sent) {
+  return sent->columns == nullptr || sent->fit == TableFit::kFits || sent->fit == TableFit::kUnknown;
+}
+
+TableFit read_description_reply(SentTable *sent, core::Reader *reply) {
+  const MemoryContext context = sent->context;
   core::wire::Problem problem;
   core::wire::read(*reply, problem);
   if (!problem.sqlstate.empty() && reply->ok()) {
@@ -290,13 +303,22 @@ void write_value(core::Buffer *out, const SentColumn *column, Datum value) {
 
 namespace {
 
+Oid owner_of(Oid relation) {
+  const HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+  if (!HeapTupleIsValid(tuple))
+    ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("a registered table was dropped meanwhile"));
+  const Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
+  ReleaseSysCache(tuple);
+  return owner;
+}
+
 Datum read_value(core::Reader *in, const SentColumn *column) {
   if (column->cls == ColumnClass::kFixed) {
     const core::ByteSpan raw = in->bytes(column->width);
     if (!in->ok())
       return 0;
     if (column->by_value)
-      return fetch_att(raw.data(), true, column->width);
+      return fixed_datum(raw.data(), column->width);
     return PointerGetDatum(memcpy(palloc(raw.size()), raw.data(), raw.size()));
   }
   const core::ByteSpan raw = in->sized();
@@ -321,9 +343,16 @@ Datum read_value(core::Reader *in, const SentColumn *column) {
 } // namespace
 
 void read_keyrow(core::Reader *in, const SentTable *sent, Datum *values) {
+  // Input functions of domains, and of types made of them, run their owner's checks: as the table's
+  // owner then, never as the worker.
+  Oid user;
+  int security;
+  GetUserIdAndSecContext(&user, &security);
+  SetUserIdAndSecContext(owner_of(sent->root), security | SECURITY_RESTRICTED_OPERATION);
   in->bytes(static_cast<uint64>((sent->key_count + 7) / 8)); // null bitmap: keys are never null
   for (int k = 0; k < sent->key_count; k++)
     values[k] = read_value(in, &sent->columns[sent->key_columns[k]]);
+  SetUserIdAndSecContext(user, security);
   if (!in->ok())
     ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
             errmsg("a key in the peer's answer cannot be read"));

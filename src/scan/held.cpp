@@ -32,19 +32,28 @@ bool nothing_held() {
 
 } // namespace
 
-int load_held(const char *peer, int limit, HeldKey **keys) {
+int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, const int32 *accepted,
+              int accepted_count, HeldKey **keys) {
   *keys = nullptr;
   if (nothing_held()) // the usual case costs one look at the file's size
     return 0;
   const MemoryContext caller = CurrentMemoryContext;
   SPI_connect();
-  Oid types[1] = {NAMEOID};
-  Datum values[1] = {name_datum(peer)};
+  auto *clusters = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(accepted_count + 1)));
+  clusters[0] = Int32GetDatum(0);
+  for (int i = 0; i < accepted_count; i++)
+    clusters[i + 1] = Int32GetDatum(accepted[i]);
+  Oid types[3] = {NAMEOID, OIDARRAYOID, INT4ARRAYOID};
+  Datum values[3] = {
+      name_datum(peer),
+      PointerGetDatum(construct_array(const_cast<Datum *>(unfit), unfit_count, OIDOID, sizeof(Oid), true, TYPALIGN_INT)),
+      PointerGetDatum(construct_array(clusters, accepted_count + 1, INT4OID, sizeof(int32), true, TYPALIGN_INT))};
   execute("SELECT id, relation, key, next_retry_at <= pg_catalog.clock_timestamp(), cluster_id "
           "FROM seal_sync.held WHERE peer OPERATOR(pg_catalog.=) $1 "
           "AND (state OPERATOR(pg_catalog.=) 'quarantined' OR next_retry_at <= pg_catalog.clock_timestamp()) "
-          "ORDER BY 4 DESC, relation",
-          1, types, values, nullptr, SPI_OK_SELECT, limit);
+          "AND relation OPERATOR(pg_catalog.<>) ALL ($2) AND cluster_id OPERATOR(pg_catalog.=) ANY ($3) "
+          "ORDER BY next_retry_at",
+          3, types, values, nullptr, SPI_OK_SELECT, limit);
   const int count = static_cast<int>(SPI_processed);
   const MemoryContext spi = MemoryContextSwitchTo(caller);
   *keys = static_cast<HeldKey *>(palloc(sizeof(HeldKey) * static_cast<size_t>(Max(count, 1))));
@@ -98,7 +107,7 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
           "OPERATOR(pg_catalog.+) CASE WHEN $6 OPERATOR(pg_catalog.=) 'quarantined' "
           "THEN interval '1 s' ELSE interval '0' END) "
           "ON CONFLICT (peer, relation, pg_catalog.sha256(key)) DO UPDATE SET state = excluded.state, "
-          "kind = excluded.kind, sqlstate = excluded.sqlstate, message = excluded.message, "
+          "leaf = excluded.leaf, cluster_id = excluded.cluster_id, kind = excluded.kind, sqlstate = excluded.sqlstate, message = excluded.message, "
           "detail = excluded.detail, constraint_name = excluded.constraint_name, batch = excluded.batch, "
           "last_failed_at = pg_catalog.clock_timestamp(), attempts = h.attempts OPERATOR(pg_catalog.+) 1, "
           "next_retry_at = CASE WHEN excluded.state OPERATOR(pg_catalog.=) 'quarantined' "
@@ -135,8 +144,9 @@ void mark_dirty(Oid relation, const char *reason) {
   Oid types[2] = {OIDOID, TEXTOID};
   Datum values[2] = {ObjectIdGetDatum(relation), CStringGetTextDatum(reason)};
   SPI_connect();
-  execute("UPDATE seal_sync.table_state SET dirty_since = pg_catalog.clock_timestamp(), dirty_reason = $2 "
-          "WHERE relation OPERATOR(pg_catalog.=) $1 AND dirty_since IS NULL",
+  // Also when it is marked already: whoever is removing that mark may not have seen our changes.
+  execute("UPDATE seal_sync.table_state SET dirty_since = COALESCE(dirty_since, pg_catalog.clock_timestamp()), "
+          "dirty_reason = $2 WHERE relation OPERATOR(pg_catalog.=) $1",
           2, types, values, nullptr, SPI_OK_UPDATE);
   SPI_finish();
 }

@@ -28,9 +28,11 @@ struct HeldReason {
   int64 batch = 0;
 };
 
-/// Quarantined keys of a peer, and due keys of parked or waiting tables; at most `limit` due ones.
+/// Quarantined keys of a peer, and due keys of parked or waiting tables, the longest due first, at most
+/// `limit`. Left out: tables that are known not to fit, and clusters that are not accepted.
 /// Array and bytes are palloc'd in the current context.
-int load_held(const char *peer, int limit, HeldKey **keys);
+int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, const int32 *accepted,
+              int accepted_count, HeldKey **keys);
 /// Holds a key, or notes one more failed attempt. Returns the row's id.
 int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::ByteSpan key,
                const HeldReason &reason);

@@ -34,12 +34,18 @@ struct Row {
 
 /// Calls fn(row values) for each row of the peer, both tables, newest state.
 template <typename Fn> void for_each_entry(const char *peer, Fn fn) {
+  // Both tables are locked before the snapshot is taken: rotation carries rows from one to the other and
+  // empties it, and in between neither would show them.
+  Relation tables[kTables];
   for (int t = 0; t < kTables; t++) {
     const Oid oid = history_table(t);
-    if (!OidIsValid(oid))
+    tables[t] = OidIsValid(oid) ? table_open(oid, AccessShareLock) : nullptr;
+  }
+  const Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+  for (const Relation rel : tables) {
+    if (rel == nullptr)
       continue;
-    const Relation rel = table_open(oid, AccessShareLock);
-    const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+    const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, nullptr);
     HeapTuple tuple;
     while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
       Datum values[kColumns];
@@ -49,8 +55,11 @@ template <typename Fn> void for_each_entry(const char *peer, Fn fn) {
         fn(values);
     }
     systable_endscan(scan);
-    table_close(rel, AccessShareLock);
   }
+  UnregisterSnapshot(snapshot);
+  for (const Relation rel : tables)
+    if (rel != nullptr)
+      table_close(rel, AccessShareLock);
 }
 
 HistoryEntry to_entry(Datum *values) {
@@ -85,10 +94,10 @@ HistoryEntry newest_of_kind(const char *peer, char kind) {
 
 void insert_history(const char *peer, char kind, uint64 number, const core::wire::Id &id,
                     const Position &position, const LeftOut &left_out, int64 keys, bool durable) {
-  // The newest entry number is kept per process: only this route's worker writes its history.
+  // A route worker, the only one that writes often, keeps the newest entry number.
   static NameData cached_peer;
   static int64 cached_entry = -1;
-  if (cached_entry < 0 || namestrcmp(&cached_peer, peer) != 0) {
+  if (cached_entry < 0 || MyBackendType != B_BG_WORKER || namestrcmp(&cached_peer, peer) != 0) {
     namestrcpy(&cached_peer, peer);
     cached_entry = last_entry(peer);
   }
@@ -97,9 +106,6 @@ void insert_history(const char *peer, char kind, uint64 number, const core::wire
   const int number_of_table =
       slot == nullptr ? 0 : static_cast<int>(pg_atomic_read_u32(const_cast<pg_atomic_uint32 *>(&slot->history)) % kTables);
   const Relation rel = table_open(history_table(number_of_table), RowExclusiveLock);
-  List *indexes = RelationGetIndexList(rel);
-  const Relation index = index_open(linitial_oid(indexes), RowExclusiveLock);
-
   NameData peer_name;
   namestrcpy(&peer_name, peer);
   pg_uuid_t uuid;
@@ -128,11 +134,7 @@ void insert_history(const char *peer, char kind, uint64 number, const core::wire
 
   const HeapTuple tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
   heap_insert(rel, tuple, GetCurrentCommandId(true), durable ? HEAP_INSERT_FROZEN : 0, nullptr);
-  Datum index_values[2] = {values[kPeer], values[kEntry]};
-  index_insert(index, index_values, nulls, &tuple->t_self, rel, UNIQUE_CHECK_NO, false,
-               BuildIndexInfo(index));
   cached_entry++;
-  index_close(index, RowExclusiveLock);
   table_close(rel, NoLock);
   if (durable)
     XLogFlush(XactLastRecEnd);
@@ -144,11 +146,13 @@ HistoryEntry last_acknowledged(const char *peer) { return newest_of_kind(peer, '
 
 HistoryEntry find_in_history(const char *peer, uint64 number, const core::wire::Id &id) {
   HistoryEntry found;
+  const Position floor = log_floor(peer);
   for_each_entry(peer, [&](Datum *values) {
     if (static_cast<uint64>(DatumGetInt64(values[kBatch])) != number)
       return;
     const HistoryEntry entry = to_entry(values);
-    if (entry.id == id && (!found.found || entry.acknowledged))
+    // The history outlives the log: a window that starts before the floor has holes.
+    if (entry.id == id && covers(entry.position, floor) && (!found.found || entry.acknowledged))
       found = entry;
   });
   return found;
@@ -184,28 +188,56 @@ void start_at(const char *peer, const Position &position) {
   insert_history(peer, 'a', 0, core::wire::Id{}, position, LeftOut{}, 0, false);
 }
 
-bool needed_position(const char *peer, TimestampTz keep_since, Position *position) {
-  // The newest acknowledgement that is older than the resend window; while there is none, the oldest.
+int needed_positions(const char *peer, TimestampTz keep_since, Position *positions) {
+  // The newest acknowledgement of all: the next window starts there, also after a rewind. And the
+  // newest one that is older than the resend window; while there is none, the oldest.
+  int64 newest = -1;
   int64 newest_old = -1;
   int64 oldest = PG_INT64_MAX;
-  Datum chosen = 0;
+  Datum next = 0;
+  Datum resend = 0;
   for_each_entry(peer, [&](Datum *values) {
     if (DatumGetChar(values[kKind]) != 'a')
       return;
     const int64 entry = DatumGetInt64(values[kEntry]);
+    if (entry > newest) {
+      newest = entry;
+      next = datumCopy(values[kSnapshot], false, -1);
+    }
     const bool old = DatumGetTimestampTz(values[kAt]) <= keep_since;
     if (old ? entry > newest_old : newest_old < 0 && entry < oldest) {
       if (old)
         newest_old = entry;
       else
         oldest = entry;
-      chosen = datumCopy(values[kSnapshot], false, -1);
+      resend = datumCopy(values[kSnapshot], false, -1);
     }
   });
-  if (chosen == 0)
-    return false;
-  *position = position_from_datum(chosen);
-  return true;
+  if (next == 0)
+    return 0;
+  positions[0] = position_from_datum(next);
+  positions[1] = position_from_datum(resend);
+  return 2;
+}
+
+Position log_floor(const char *peer) {
+  Position floor;
+  const Relation rel = table_open(config::own_relation("peer_state"), AccessShareLock);
+  const AttrNumber column = get_attnum(RelationGetRelid(rel), "log_floor");
+  const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+  HeapTuple tuple;
+  while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
+    bool is_null;
+    const Datum name = heap_getattr(tuple, 1, RelationGetDescr(rel), &is_null);
+    if (namestrcmp(DatumGetName(name), peer) != 0)
+      continue;
+    const Datum value = heap_getattr(tuple, column, RelationGetDescr(rel), &is_null);
+    if (!is_null)
+      floor = position_from_datum(value);
+  }
+  systable_endscan(scan);
+  table_close(rel, AccessShareLock);
+  return floor;
 }
 
 bool history_is_old(Oid table, TimestampTz keep_since) {
@@ -222,53 +254,55 @@ bool history_is_old(Oid table, TimestampTz keep_since) {
   return old;
 }
 
-bool history_is_spent(Oid table, TimestampTz keep_since) {
-  // A row is needed while it is its peer's newest acknowledgement older than keep_since, or younger.
-  // So the table is spent when it holds nothing younger, and each of its peers has such an
-  // acknowledgement in the other table that is newer than all it has here (after a restart the hint
-  // starts at 0 again, so the other table is not always the older one).
-  struct Seen {
-    NameData peer; // hash key
-    int64 newest_here;
-    int64 newest_there; // acknowledgement older than keep_since
-  };
-  HASHCTL ctl{};
-  ctl.keysize = sizeof(NameData);
-  ctl.entrysize = sizeof(Seen);
-  HTAB *peers = hash_create("seal_sync history peers", 16, &ctl, HASH_ELEM | HASH_BLOBS);
-  bool spent = true;
-  for (int t = 0; t < kTables && spent; t++) {
-    const Oid oid = history_table(t);
-    const Relation rel = table_open(oid, AccessShareLock);
-    const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
-    HeapTuple tuple;
-    while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
+bool carry_history_over(int from, int to, TimestampTz keep_since) {
+  // Everything in `from` must be old. Of each peer, what stays needed whatever its age is copied: the
+  // newest batch sent, the newest acknowledgement. Entry numbers keep their order.
+  const Relation rel = table_open(history_table(from), AccessShareLock);
+  const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+  List *newest = NIL; // of HeapTuple, at most one per peer and kind
+  bool all_old = true;
+  HeapTuple tuple;
+  const TupleDesc desc = RelationGetDescr(rel);
+  while (all_old && HeapTupleIsValid(tuple = systable_getnext(scan))) {
+    Datum values[kColumns];
+    bool nulls[kColumns];
+    heap_deform_tuple(tuple, desc, values, nulls);
+    all_old = DatumGetTimestampTz(values[kAt]) <= keep_since;
+    ListCell *cell;
+    bool placed = false;
+    foreach (cell, newest) {
+      auto *other = static_cast<HeapTuple>(lfirst(cell));
+      Datum theirs[kColumns];
+      heap_deform_tuple(other, desc, theirs, nulls);
+      if (DatumGetChar(theirs[kKind]) != DatumGetChar(values[kKind]) ||
+          namestrcmp(DatumGetName(theirs[kPeer]), NameStr(*DatumGetName(values[kPeer]))) != 0)
+        continue;
+      placed = true;
+      if (DatumGetInt64(theirs[kEntry]) < DatumGetInt64(values[kEntry])) {
+        heap_freetuple(other);
+        lfirst(cell) = heap_copytuple(tuple);
+      }
+      break;
+    }
+    if (!placed)
+      newest = lappend(newest, heap_copytuple(tuple));
+  }
+  systable_endscan(scan);
+  if (all_old) {
+    const Relation target = table_open(history_table(to), RowExclusiveLock);
+    ListCell *cell;
+    foreach (cell, newest) {
       Datum values[kColumns];
       bool nulls[kColumns];
-      heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
-      bool found;
-      auto *seen = static_cast<Seen *>(hash_search(peers, DatumGetName(values[kPeer]), HASH_ENTER, &found));
-      if (!found)
-        seen->newest_here = seen->newest_there = -1;
-      const bool old = DatumGetTimestampTz(values[kAt]) <= keep_since;
-      const int64 entry = DatumGetInt64(values[kEntry]);
-      if (oid == table) {
-        seen->newest_here = Max(seen->newest_here, entry);
-        spent = spent && old;
-      } else if (old && DatumGetChar(values[kKind]) == 'a') {
-        seen->newest_there = Max(seen->newest_there, entry);
-      }
+      heap_deform_tuple(static_cast<HeapTuple>(lfirst(cell)), desc, values, nulls);
+      if (config::peer_exists(NameStr(*DatumGetName(values[kPeer]))))
+        heap_insert(target, heap_form_tuple(RelationGetDescr(target), values, nulls),
+                    GetCurrentCommandId(true), 0, nullptr);
     }
-    systable_endscan(scan);
-    table_close(rel, AccessShareLock);
+    table_close(target, NoLock);
   }
-  HASH_SEQ_STATUS status;
-  hash_seq_init(&status, peers);
-  while (auto *seen = static_cast<Seen *>(hash_seq_search(&status)))
-    spent = spent && (seen->newest_here < seen->newest_there || seen->newest_here < 0 ||
-                      !config::peer_exists(NameStr(seen->peer)));
-  hash_destroy(peers);
-  return spent;
+  table_close(rel, AccessShareLock);
+  return all_old;
 }
 
 } // namespace seal_sync::scan

@@ -19,7 +19,10 @@ struct LeftOut {
 void insert_history(const char *peer, char kind, uint64 number, const core::wire::Id &id,
                     const Position &position, const LeftOut &left_out, int64 keys, bool durable);
 LeftOut left_out_of(const char *peer, uint64 number, const core::wire::Id &id);
-/// The oldest position that this peer may still need, given how long acknowledged keys are kept.
-bool needed_position(const char *peer, TimestampTz keep_since, Position *position);
+/// The positions that this peer may still start a window from, given how long acknowledged keys are
+/// kept. Returns how many (0 or 2).
+int needed_positions(const char *peer, TimestampTz keep_since, Position *positions);
+/// Up to where the log has been emptied as far as this peer is concerned.
+Position log_floor(const char *peer);
 
 } // namespace seal_sync::scan

@@ -3,6 +3,27 @@
 
 namespace seal_sync::scan {
 
+Datum fixed_datum(const uint8_t *bytes, int width) {
+  int16 two;
+  int32 four;
+  int64 eight;
+  switch (width) {
+  case 1:
+    return CharGetDatum(static_cast<char>(*bytes));
+  case 2:
+    memcpy(&two, bytes, sizeof two);
+    return Int16GetDatum(two);
+  case 4:
+    memcpy(&four, bytes, sizeof four);
+    return Int32GetDatum(four);
+  case 8:
+    memcpy(&eight, bytes, sizeof eight);
+    return Int64GetDatum(eight);
+  default:
+    elog(ERROR, "unsupported width of a by-value type: %d", width);
+  }
+}
+
 void read_key(core::Reader *in, const config::Table *table, Datum *values) {
   for (int i = 0; i < table->key_count; i++) {
     const config::KeyColumn &column = table->keys[i];
@@ -10,7 +31,7 @@ void read_key(core::Reader *in, const config::Table *table, Datum *values) {
       const core::ByteSpan raw = in->bytes(static_cast<uint64>(column.width));
       Datum value = 0;
       if (raw.size() == static_cast<size_t>(column.width))
-        value = fetch_att(raw.data(), true, column.width);
+        value = fixed_datum(raw.data(), column.width);
       values[i] = value;
       continue;
     }

@@ -12,6 +12,9 @@ void read_key(core::Reader *in, const config::Table *table, Datum *values);
 /// The inverse, for keys that come back from the peer.
 void write_key(core::Buffer *out, const config::Table *table, const Datum *values);
 
+/// A by-value datum of 1, 2, 4 or 8 bytes, at any alignment.
+Datum fixed_datum(const uint8_t *bytes, int width);
+
 /// A core::Buffer in a memory context.
 void init_buffer(core::Buffer *buffer, MemoryContext context);
 

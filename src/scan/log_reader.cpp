@@ -62,9 +62,32 @@ Position position_of(Snapshot snapshot) {
 
 Position newest_position() {
   const Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-  const Position position = position_of(snapshot);
+  Position position = position_of(snapshot);
   UnregisterSnapshot(snapshot);
+  // A snapshot never lists its own transaction, which has not finished either: what it writes to the
+  // log is after this position.
+  const TransactionId own = GetTopTransactionIdIfAny();
+  if (TransactionIdIsValid(own)) {
+    const uint64 xid = widen(own, ReadNextFullTransactionId());
+    if (sees(position, xid)) {
+      auto *xip = static_cast<uint64 *>(palloc(sizeof(uint64) * (position.running + 1)));
+      memcpy(xip, position.xip, sizeof(uint64) * position.running);
+      xip[position.running++] = xid;
+      qsort(xip, position.running, sizeof(uint64), compare_xids);
+      position.xip = xip;
+      position.xmin = Min(position.xmin, xid);
+    }
+  }
   return position;
+}
+
+bool covers(const Position &later, const Position &earlier) {
+  if (later.xmax < earlier.xmax)
+    return false;
+  for (uint32 i = 0; i < later.running; i++)
+    if (sees(earlier, later.xip[i]))
+      return false;
+  return true;
 }
 
 // Through the type's text form: its binary layout is private to the server.

@@ -18,12 +18,14 @@ namespace seal_sync::scan {
 
 namespace {
 
+constexpr BlockNumber kHistoryWorthRotating = 64;
 constexpr BlockNumber kFullSegmentBlocks = 64 * 1024 * 1024 / BLCKSZ;
 
 int64 limit_bytes() { return static_cast<int64>(guc::max_log_size) * 1024 * 1024; }
 
 struct Needs {
-  Position *positions;
+  Position *positions; // two of each peer
+  char **peers;        // positions[i] is of peers[i / 2]
   int count;
   bool unknown; // some peer has no position at all: keep everything
 };
@@ -33,15 +35,18 @@ Needs needs_of_all_peers(TimestampTz keep_since) {
   const Relation rel = table_open(config::own_relation("peer"), AccessShareLock);
   const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
   HeapTuple tuple;
-  needs.positions = static_cast<Position *>(palloc0(sizeof(Position) * pg::kMaxRoutes));
+  needs.positions = static_cast<Position *>(palloc0(sizeof(Position) * 2 * pg::kMaxRoutes));
+  needs.peers = static_cast<char **>(palloc0(sizeof(char *) * pg::kMaxRoutes));
   while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
     bool is_null;
-    const char *peer = pstrdup(NameStr(*DatumGetName(heap_getattr(tuple, 1, RelationGetDescr(rel), &is_null))));
-    if (needs.count == pg::kMaxRoutes || !needed_position(peer, keep_since, &needs.positions[needs.count])) {
+    char *peer = pstrdup(NameStr(*DatumGetName(heap_getattr(tuple, 1, RelationGetDescr(rel), &is_null))));
+    if (needs.count == 2 * pg::kMaxRoutes ||
+        needed_positions(peer, keep_since, &needs.positions[needs.count]) == 0) {
       needs.unknown = true;
       break;
     }
-    needs.count++;
+    needs.peers[needs.count / 2] = peer;
+    needs.count += 2;
   }
   systable_endscan(scan);
   table_close(rel, AccessShareLock);
@@ -79,6 +84,23 @@ bool all_seen(Oid segment, const Needs &needs) {
   return seen;
 }
 
+/// Notes for each peer from where on the log is whole.
+void raise_floors(const Needs &needs) {
+  for (int p = 0; p < needs.count; p += 2) {
+    const Position &older =
+        covers(needs.positions[p], needs.positions[p + 1]) ? needs.positions[p + 1] : needs.positions[p];
+    Oid types[2] = {NAMEOID, PG_SNAPSHOTOID};
+    Datum values[2] = {DirectFunctionCall1(namein, CStringGetDatum(needs.peers[p / 2])),
+                       position_to_datum(older)};
+    SPI_connect();
+    if (SPI_execute_with_args("UPDATE seal_sync.peer_state SET log_floor = $2 "
+                              "WHERE peer OPERATOR(pg_catalog.=) $1",
+                              2, types, values, nullptr, false, 0) != SPI_OK_UPDATE)
+      elog(ERROR, "seal_sync: could not note how far the change log is whole");
+    SPI_finish();
+  }
+}
+
 BlockNumber blocks_of(Oid relation) {
   const Relation rel = table_open(relation, AccessShareLock);
   const BlockNumber blocks = RelationGetNumberOfBlocks(rel);
@@ -112,11 +134,16 @@ int64 rotate_log(TimestampTz keep_since) {
   pg::DatabaseSlot *slot = pg::my_database_slot();
   if (slot == nullptr)
     return log_bytes();
+  // A peer being created must not miss what is emptied meanwhile: its row is locked until it commits.
+  const Oid peers = config::own_relation("peer");
+  if (!OidIsValid(peers) || !ConditionalLockRelationOid(peers, ShareLock))
+    return log_bytes();
   const uint32 current = pg_atomic_read_u32(&slot->segment) % config::kSegments;
   BlockNumber blocks[config::kSegments];
   int64 total = 0;
   Needs needs{};
   bool needs_known = false;
+  bool floors_raised = false;
 
   for (uint32 s = 0; s < config::kSegments; s++) {
     const Oid oid = config::change_log_segment(static_cast<int>(s));
@@ -131,6 +158,9 @@ int64 rotate_log(TimestampTz keep_since) {
       needs_known = true;
     }
     if (!needs.unknown && all_seen(oid, needs)) {
+      if (!floors_raised)
+        raise_floors(needs);
+      floors_raised = true;
       char name[NAMEDATALEN];
       snprintf(name, sizeof name, "change_log_%u", s);
       truncate(name);
@@ -205,13 +235,14 @@ void rotate_history(TimestampTz keep_since) {
     return;
   if (blocks_of(oid) == 0) {
     snprintf(name, sizeof name, "route_history_%u", current);
-    if (history_is_old(config::own_relation(name), keep_since))
+    const Oid table = config::own_relation(name);
+    if (blocks_of(table) > kHistoryWorthRotating && history_is_old(table, keep_since))
       pg_atomic_write_u32(&slot->history, other);
     return;
   }
   if (!ConditionalLockRelationOid(oid, AccessExclusiveLock))
     return;
-  if (history_is_spent(oid, keep_since))
+  if (carry_history_over(static_cast<int>(other), static_cast<int>(current), keep_since))
     truncate(name);
   else
     UnlockRelationOid(oid, AccessExclusiveLock);

@@ -5,8 +5,8 @@
 
 namespace seal_sync::scan {
 
-/// Moves routes to the other history table when the current one is old, and empties a table none of
-/// whose rows can be needed: every peer has a newer acknowledgement, old enough, in the other one.
+/// Moves routes to the other history table when the current one is old, and empties a table whose
+/// every row is older than the resend window, after carrying over each peer's newest.
 void rotate_history(TimestampTz keep_since);
 
 /// Ships every row again of one table that was marked dirty, once the log has room: enters its keys and
@@ -16,7 +16,8 @@ bool heal_dirty_table();
 
 /// Whether the table's oldest row is older than that.
 bool history_is_old(Oid table, TimestampTz keep_since);
-/// Whether each peer's needed position and newest entries stand outside this table.
-bool history_is_spent(Oid table, TimestampTz keep_since);
+/// When every row of one history table is old: copies what stays needed to the other and says true;
+/// then it can be emptied. Same transaction.
+bool carry_history_over(int from, int to, TimestampTz keep_since);
 
 } // namespace seal_sync::scan

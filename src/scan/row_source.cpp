@@ -10,7 +10,7 @@ namespace {
 struct Leaf {
   Oid relation;
   Leaf *next;
-  bool gone; // dropped: its rows left the table by DDL, which is not shipped
+  bool gone; // dropped or detached: its rows left the table by DDL, which is not shipped
   config::Table *table;
   Relation rel; // open while the source is open
   Relation index;
@@ -101,9 +101,12 @@ static bool open_leaf(RowSource *source, Leaf *leaf) {
     return false;
   }
   leaf->table = config::find_table(leaf->relation);
-  if (leaf->table == nullptr || leaf->table->root != source->root)
-    leaf->table = config::describe_as(leaf->relation, source->root); // detached since
-  if (leaf->table == nullptr || !leaf->table->usable || !OidIsValid(leaf->table->key_index)) {
+  if (leaf->table == nullptr || leaf->table->root != source->root) {
+    UnlockRelationOid(leaf->relation, AccessShareLock);
+    leaf->gone = true;
+    return true;
+  }
+  if (!leaf->table->usable || !OidIsValid(leaf->table->key_index)) {
     UnlockRelationOid(leaf->relation, AccessShareLock);
     return false;
   }
@@ -127,19 +130,22 @@ static bool open_leaf(RowSource *source, Leaf *leaf) {
   return true;
 }
 
+static void close_leaf(Leaf *leaf) {
+  if (leaf->rel == nullptr)
+    return;
+  index_endscan(leaf->scan);
+  ExecDropSingleTupleTableSlot(leaf->slot);
+  index_close(leaf->index, AccessShareLock);
+  table_close(leaf->rel, AccessShareLock);
+  leaf->rel = nullptr;
+  leaf->scan = nullptr;
+}
+
 void close_source(RowSource *source) {
   if (!source->open)
     return;
-  for (Leaf *leaf = source->leaves; leaf != nullptr; leaf = leaf->next) {
-    if (leaf->rel == nullptr)
-      continue;
-    index_endscan(leaf->scan);
-    ExecDropSingleTupleTableSlot(leaf->slot);
-    index_close(leaf->index, AccessShareLock);
-    table_close(leaf->rel, AccessShareLock);
-    leaf->rel = nullptr;
-    leaf->scan = nullptr;
-  }
+  for (Leaf *leaf = source->leaves; leaf != nullptr; leaf = leaf->next)
+    close_leaf(leaf);
   UnlockRelationOid(source->root, AccessShareLock);
   source->open = false;
 }
@@ -202,6 +208,7 @@ TupleTableSlot *find_row(RowSource *source, const KeyGroup *group, config::Table
         *table = leaf->table;
         return slot;
       }
+      close_leaf(leaf); // one key must not hold the locks of a thousand partitions
     }
     return nullptr;
   }

@@ -20,13 +20,15 @@ void lock_for_owner(Oid relation, bool needs_ownership) {
     if (needs_ownership && !pg::owns_relation(relation, GetUserId()))
       aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relation)), name);
     const char kind = get_rel_relkind(relation);
-    if (kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE)
-      list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr));
+    const bool holds_rows = kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE;
+    LockRelationOid(relation, holds_rows ? ShareRowExclusiveLock : AccessShareLock);
     // While we waited for the lock it may have gone, or gone to another owner.
     if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)))
       ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation \"%s\" does not exist", name));
     if (needs_ownership && !pg::owns_relation(relation, GetUserId()))
       aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relation)), name);
+    if (holds_rows) // this locks the partitions, but not the relation it is given
+      list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr));
   });
 }
 
@@ -74,6 +76,13 @@ void refuse_without_key(Oid relation) {
                    ", ADD PRIMARY KEY (…), which is not deferrable.");
   if (!key.boolean(0, 1))
     cannot_add(relation, "its primary key is not valid", "A partition has no matching index yet.");
+  const Rows generated = query("SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a "
+                               "ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::smallint[]) "
+                               "WHERE i.indrelid = $1 AND i.indisprimary AND a.attgenerated <> '' LIMIT 1",
+                               {arg(relation)});
+  if (!generated.empty())
+    cannot_add(relation, "its primary key contains the generated column " + quote(generated.text(0, 0)),
+               "Generated columns are computed on each node and not shipped.");
   if (!key.boolean(0, 2))
     cannot_add(relation, "its primary key is not compared by plain equality",
                "A primary key WITHOUT OVERLAPS does not name one row by its values.");
@@ -192,16 +201,21 @@ SEAL_SYNC_FUNCTION(seal_sync_table_remove) {
   if (PG_ARGISNULL(0))
     throw core::Error("22004", "argument \"relation\" must not be null");
   const Oid relation = PG_GETARG_OID(0);
+  {
+    // Looked up before anything is locked: a role that may not own a relation must not lock it either.
+    const AsOwner owner;
+    const Spi spi;
+    if (registered_roots({relation}) != std::vector<Oid>{relation}) {
+      const std::vector<Oid> above = registered_roots({relation});
+      throw core::Error("42704", "table \"" + display_name(relation) + "\" is not registered", {},
+                        above.empty() ? ""
+                                      : "It is a partition of table \"" + display_name(above[0]) + "\", which is.");
+    }
+  }
   lock_for_owner(relation, false);
 
   const AsOwner owner;
   const Spi spi;
-  if (registered_roots({relation}) != std::vector<Oid>{relation}) {
-    const std::vector<Oid> above = registered_roots({relation});
-    throw core::Error("42704", "table \"" + display_name(relation) + "\" is not registered", {},
-                      above.empty() ? ""
-                                    : "It is a partition of table \"" + display_name(above[0]) + "\", which is.");
-  }
   drop_triggers(relation);
   forget_tables({relation});
   rules_changed();

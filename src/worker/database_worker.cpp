@@ -4,10 +4,11 @@
 // Started by the launcher, restarted by it. Reads its tables when a configuration call commits (it is
 // woken then) and every few seconds; nothing is kept but pauses and handles, so a successor goes on
 // with the route workers that run.
-#include "capture/capture.hpp"
+#include "apply/progress.hpp"
+#include "config/config.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
-#include "scan/batch.hpp"
+#include "scan/rotation.hpp"
 #include "worker/child.hpp"
 #include "worker/own_tables.hpp"
 #include "worker/roster.hpp"
@@ -16,10 +17,6 @@
 #include <csignal>
 #include <map>
 
-#if __has_include("apply/progress.hpp")
-#include "apply/progress.hpp"
-#define SEAL_SYNC_HAS_APPLY 1
-#endif
 
 namespace seal_sync::worker {
 
@@ -188,16 +185,16 @@ private:
   void rotate() {
     rotated_us_ = pg::monotonic_us();
     const TimestampTz keep_since = GetCurrentTimestamp() - static_cast<int64>(guc::resend_window) * USECS_PER_SEC;
-    {
-      pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
-      pg::call([&] { (void)scan::rotate_log(keep_since); });
-      transaction.commit();
-    }
-#ifdef SEAL_SYNC_HAS_APPLY
+    in_transaction([&] { (void)scan::rotate_log(keep_since); });
+    in_transaction([&] { scan::rotate_history(keep_since); });
+    in_transaction([] { apply::rotate_progress(); });
+    in_transaction([] { (void)scan::heal_dirty_table(); });
+  }
+
+  template <typename Fn> static void in_transaction(Fn fn) {
     pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
-    pg::call([] { apply::rotate_progress(); });
+    pg::call(fn);
     transaction.commit();
-#endif
   }
 
   const Oid database_;

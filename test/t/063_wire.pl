@@ -50,7 +50,7 @@ is($got->{protocol}, 1, 'the highest protocol that both speak');
 is_deeply([ map { @{$got->{clusters}{$_}}{qw(verdict epoch primary)} } qw(a b zzz) ], [ 0, 1, 'east', 2, 1, 'west', 1, 0, '' ], 'verdicts');
 $got = $east->hello(epochs => { a => 2 });
 is($got->{clusters}{a}{verdict}, 2, 'another epoch is not accepted');
-is(sql(q(SELECT node, generation_issued, generation_confirmed, login FROM seal_sync.origin)), 'east|2|0|sync_in', 'what is known of the origin');
+is(sql(q(SELECT node, generation_issued, generation_confirmed, login FROM seal_sync.origin)), 'east|2|1|sync_in', 'what is known of the origin');
 
 # ---- clones (trap T4) -----------------------------------------------------------------------------------------
 is($east->hello(token => SealWire::id('other'))->{problem}{sqlstate}, 'SSW04', 'another token is another node');

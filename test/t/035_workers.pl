@@ -126,7 +126,8 @@ both_ways('a route worker killed while it ships');
 # ---- both servers restarted
 
 $east->restart;
-$west->restart('immediate');
+$west->stop('immediate');
+$west->start;
 wait_for_state($east, 'west', 'streaming');
 both_ways('after a restart and a crash');
 
