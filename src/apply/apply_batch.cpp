@@ -254,6 +254,14 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   restore_settings(level);
   error_context_stack = callback.previous;
 
+  ListCell *cell;
+  foreach (cell, attempt->written) {
+    const auto *rows = static_cast<WrittenRows *>(lfirst(cell));
+    pg::TableStat counters = {};
+    counters.keys_applied = rows->rows;
+    pg::add_table_stat(rows->relation, NameStr(session->origin), counters);
+  }
+
   bytea *const refusals = refusals_to_store(session->notes);
   note_applied(NameStr(session->origin), static_cast<int64>(request.batch), request.batch_id,
                request.complete_until, static_cast<int64>(request.rows), refusals);

@@ -1,6 +1,7 @@
 // See relation_map.hpp.
 #include "apply/relation_map.hpp"
 
+#include "apply/foreign_key_queries.hpp"
 #include "apply/reply.hpp"
 #include "apply/settings.hpp"
 #include "apply/value_codec.hpp"
@@ -247,6 +248,14 @@ bool match_key(const Descriptor *descriptor, const config::Table *table, Problem
   return same;
 }
 
+/// Those that apply could not verify.
+bool match_foreign_keys(const Descriptor *descriptor, Relation relation, Problem *why) {
+  if (!has_period_foreign_key(relation))
+    return true;
+  *why = parked(descriptor, "0A000", "it has a foreign key over periods there, which cannot be verified");
+  return false;
+}
+
 bool match_cluster(const Descriptor *descriptor, const config::Table *table, TupleDesc desc, Problem *why) {
   const char *column = "", *constant = "";
   if (table->constant_cluster != nullptr)
@@ -279,7 +288,7 @@ bool match(Descriptor *descriptor, Relation relation, Problem *why) {
     return false;
   }
   if (!match_columns(descriptor, desc, why) || !match_unsent(descriptor, desc, why) ||
-      !match_key(descriptor, table, why) || !match_cluster(descriptor, table, desc, why))
+      !match_foreign_keys(descriptor, relation, why) || !match_key(descriptor, table, why) || !match_cluster(descriptor, table, desc, why))
     return false;
   descriptor->relation = RelationGetRelid(relation);
   descriptor->rules = config::version();

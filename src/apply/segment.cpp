@@ -82,6 +82,16 @@ ErrorData *try_segment(Attempt *attempt, SegmentWork work, void *argument) {
   return error;
 }
 
+void note_written(Attempt *attempt, const Target *target) {
+  if (target->written == 0)
+    return;
+  const MemoryContext caller = MemoryContextSwitchTo(attempt->context);
+  auto *rows = static_cast<WrittenRows *>(palloc(sizeof(WrittenRows)));
+  *rows = {RelationGetRelid(target->relation), target->written};
+  attempt->written = lappend(attempt->written, rows);
+  MemoryContextSwitchTo(caller);
+}
+
 } // namespace
 
 void begin_segment(Attempt *attempt) {
@@ -97,8 +107,10 @@ void begin_segment(Attempt *attempt) {
 void end_segment(Attempt *attempt) {
   HASH_SEQ_STATUS status;
   hash_seq_init(&status, attempt->targets);
-  while (auto *entry = static_cast<TargetEntry *>(hash_seq_search(&status)))
+  while (auto *entry = static_cast<TargetEntry *>(hash_seq_search(&status))) {
+    note_written(attempt, entry->target);
     close_target(entry->target);
+  }
   attempt->targets = nullptr;
   attempt->current = {};
   MemoryContextReset(attempt->segment);

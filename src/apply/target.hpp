@@ -53,8 +53,8 @@ struct Target {
   ResultRelInfo *result;
   Bitmapset **updated_columns;
   EPQState epq;
-  bool fires_triggers; // it or a partition has triggers that fire here
-  bool after_query;    // between AfterTriggerBeginQuery and EndQuery
+  bool after_query; // between AfterTriggerBeginQuery and EndQuery
+  int64 written;    // rows, for the counters
 
   Leaf *only;                     // not partitioned
   ModifyTableState *modify;       // partitioned
