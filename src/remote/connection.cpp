@@ -527,7 +527,7 @@ void Connection::finish_puts(const pg::Deadline &deadline) {
 Bytes Connection::apply(core::ByteSpan request, const pg::Deadline &deadline) {
   // Never below the peer's own setting: remote_apply stays what it is.
   std::string sql =
-      "BEGIN; SELECT pg_catalog.set_config('synchronous_commit', 'on', true) WHERE "
+      "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE; SELECT pg_catalog.set_config('synchronous_commit', 'on', true) WHERE "
       "pg_catalog.current_setting('synchronous_commit') NOT IN ('on', 'remote_apply'); "
       "SET LOCAL lock_timeout = " +
       std::to_string(guc::apply_lock_timeout) + "; SELECT seal_sync.wire_apply('\\x";
