@@ -142,6 +142,16 @@ DROP TABLE p_u;
 SELECT seal_sync.table_add('p', 'cluster_id');
 CALL attempt($$SELECT seal_sync.cluster_drop('a')$$);
 
+-- Rows that were there before their cluster was declared
+CREATE TABLE early (id int PRIMARY KEY, cluster_id char(4));
+INSERT INTO early VALUES (1, 'a'), (2, 'x'), (3, 'y'), (4, 'z'), (5, NULL);
+SELECT seal_sync.table_add('early', 'cluster_id');
+SELECT seal_sync.cluster_create('x', 'east');
+SELECT seal_sync.cluster_create('z', 'west');
+SELECT seal_sync.cluster_alter('x', add_values => ARRAY['y', 'q']);
+SELECT kind, key, cluster FROM seal_sync.pending WHERE relation = 'early'::regclass ORDER BY key::text, xid;
+SELECT seal_sync.cluster_drop('x'), seal_sync.cluster_drop('z');
+
 -- TRUNCATE of a table whose rows are all ours is captured
 TRUNCATE p;
 SELECT kind, key FROM seal_sync.pending WHERE relation = 'p'::regclass AND kind = 'delete' ORDER BY key::text;

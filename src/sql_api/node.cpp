@@ -27,7 +27,10 @@ void revive_rules() {
                             "AND a.attname = r.cluster_column AND NOT a.attisdropped");
   for (size_t i = 0; i < tables.size(); i++) {
     const Oid relation = tables.oid(i, 0);
-    pg::call([=] { list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr)); });
+    pg::call([=] {
+      LockRelationOid(relation, ShareRowExclusiveLock);
+      list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr));
+    });
     drop_triggers(relation); // restored ones bear the number the table had before
     remember_shape(relation, shape_of(relation, std::stoi(tables.text(i, 1))));
     make_triggers(relation);

@@ -20,13 +20,15 @@ void lock_for_owner(Oid relation, bool needs_ownership) {
     if (needs_ownership && !pg::owns_relation(relation, GetUserId()))
       aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relation)), name);
     const char kind = get_rel_relkind(relation);
-    if (kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE)
-      list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr));
+    const bool holds_rows = kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE;
+    LockRelationOid(relation, holds_rows ? ShareRowExclusiveLock : AccessShareLock);
     // While we waited for the lock it may have gone, or gone to another owner.
     if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)))
       ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation \"%s\" does not exist", name));
     if (needs_ownership && !pg::owns_relation(relation, GetUserId()))
       aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relation)), name);
+    if (holds_rows) // this locks the partitions, but not the relation it is given
+      list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr));
   });
 }
 
