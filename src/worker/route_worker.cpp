@@ -151,7 +151,6 @@ private:
   void agree() {
     link_.agree();
     hello_us_ = pg::monotonic_us();
-    first_scan_ = true;
   }
 
   void disconnect() {
