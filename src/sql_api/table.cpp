@@ -201,16 +201,21 @@ SEAL_SYNC_FUNCTION(seal_sync_table_remove) {
   if (PG_ARGISNULL(0))
     throw core::Error("22004", "argument \"relation\" must not be null");
   const Oid relation = PG_GETARG_OID(0);
+  {
+    // Looked up before anything is locked: a role that may not own a relation must not lock it either.
+    const AsOwner owner;
+    const Spi spi;
+    if (registered_roots({relation}) != std::vector<Oid>{relation}) {
+      const std::vector<Oid> above = registered_roots({relation});
+      throw core::Error("42704", "table \"" + display_name(relation) + "\" is not registered", {},
+                        above.empty() ? ""
+                                      : "It is a partition of table \"" + display_name(above[0]) + "\", which is.");
+    }
+  }
   lock_for_owner(relation, false);
 
   const AsOwner owner;
   const Spi spi;
-  if (registered_roots({relation}) != std::vector<Oid>{relation}) {
-    const std::vector<Oid> above = registered_roots({relation});
-    throw core::Error("42704", "table \"" + display_name(relation) + "\" is not registered", {},
-                      above.empty() ? ""
-                                    : "It is a partition of table \"" + display_name(above[0]) + "\", which is.");
-  }
   drop_triggers(relation);
   forget_tables({relation});
   rules_changed();

@@ -49,7 +49,9 @@ void keep_workers_out(Oid database) {
     known = known || blocked[i] == database;
   if (!known) {
     if (blocked_count == kMaxBlocked)
-      return; // several DROP EXTENSION in one transaction are one database; this cannot happen
+      ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+              errmsg("too many databases are renamed or moved in one transaction"),
+              errhint("Do it in several transactions."));
     block_database(database);
     blocked[blocked_count++] = database;
   }
@@ -182,6 +184,11 @@ void init_ddl_hooks() {
   next_hook = ProcessUtility_hook;
   ProcessUtility_hook = process_utility;
   RegisterXactCallback(open_again, nullptr);
+}
+
+void keep_workers_out_until_end(Oid database) {
+  if (pg::have_shared_state())
+    keep_workers_out(database);
 }
 
 } // namespace seal_sync::worker

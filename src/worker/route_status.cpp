@@ -17,7 +17,11 @@ template <std::size_t N> void copy_text(char (&field)[N], const char *text) {
   field[size] = '\0';
 }
 
+/// Details of data errors carry key values, which monitors may not see.
 std::string full_text(const core::Error &error) {
+  const std::string_view sqlstate_class = std::string_view(error.sqlstate()).substr(0, 2);
+  if (sqlstate_class == "22" || sqlstate_class == "23" || sqlstate_class == "44")
+    return error.message();
   return error.detail().empty() ? error.message() : error.message() + ": " + error.detail();
 }
 
