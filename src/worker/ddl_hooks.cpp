@@ -117,17 +117,18 @@ Oid needed_for_itself(Node *statement) {
       return InvalidOid;
     return owned_database(defGetString(const_cast<DefElem *>(from)));
   }
-  case T_DropStmt:
+  case T_DropStmt: {
+    if (!names_extension(castNode(DropStmt, statement)))
+      return InvalidOid;
+    const Oid extension = get_extension_oid("seal_sync", true);
+    return OidIsValid(extension) && pg::object_ownercheck(ExtensionRelationId, extension, GetUserId())
+               ? MyDatabaseId
+               : InvalidOid;
+  }
   case T_DropOwnedStmt: {
     const Oid extension = get_extension_oid("seal_sync", true);
-    if (!OidIsValid(extension))
-      return InvalidOid;
-    const bool takes_it =
-        IsA(statement, DropStmt)
-            ? names_extension(castNode(DropStmt, statement)) &&
-                  pg::object_ownercheck(ExtensionRelationId, extension, GetUserId())
-            : owns_extension(castNode(DropOwnedStmt, statement), extension);
-    return takes_it ? MyDatabaseId : InvalidOid;
+    return OidIsValid(extension) && owns_extension(castNode(DropOwnedStmt, statement), extension) ? MyDatabaseId
+                                                                                                  : InvalidOid;
   }
   default:
     return InvalidOid;

@@ -35,8 +35,10 @@ pg::RouteSlot RouteStatus::read() const {
 }
 
 void RouteStatus::enter(pg::RouteState state, const std::string &reason) {
-  const bool changed = state != state_;
+  // What the peer lacks is news even when it lacked something else before.
+  const bool changed = state != state_ || (state == pg::RouteState::kWaitingPeer && reason != reason_);
   state_ = state;
+  reason_ = reason;
   update([&](pg::RouteSlot &slot) {
     if (slot.state != state)
       slot.state_since = GetCurrentTimestamp();
@@ -75,6 +77,7 @@ void RouteStatus::retrying(const core::Error &error, int64 pause_ms, int retries
   note_error(error.sqlstate(), full_text(error), error.hint());
   const bool changed = state_ != state;
   state_ = state;
+  reason_ = error.message();
   update([&](pg::RouteSlot &slot) {
     const TimestampTz now = GetCurrentTimestamp();
     if (slot.state != state)

@@ -9,6 +9,7 @@ use Test::More;
 
 my ($east, $west) = two_nodes();
 add_tables('CREATE TABLE t (id int PRIMARY KEY, cluster_id text, v text, w text)', ['t'], $east, $west);
+wait_for_state($east, 'west', 'streaming');
 
 sub pause_route
 {
