@@ -11,6 +11,7 @@ namespace seal_sync::guc {
 
 int apply_lock_timeout = 2000;
 int connect_timeout = 10000;
+int debug_rotation_period = 5000;
 char *databases = nullptr;
 bool enabled = true;
 int guard = kGuardRefuse;
@@ -66,6 +67,9 @@ void init() {
   DefineCustomStringVariable("seal_sync.databases", "Databases in which workers run.",
                              "Empty: every database that has the extension.", &databases, "",
                              PGC_SIGHUP, GUC_LIST_INPUT, check_databases, nullptr, nullptr);
+  DefineCustomIntVariable("seal_sync.debug_rotation_period", "How often the change log is rotated.",
+                          "For tests.", &debug_rotation_period, debug_rotation_period, 10, kDay * 1000, PGC_SIGHUP,
+                          GUC_UNIT_MS | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, nullptr, nullptr, nullptr);
   DefineCustomBoolVariable("seal_sync.enabled", "Whether anything is shipped from this server.",
                            "Off as the first line of the configuration of a clone.", &enabled, true,
                            PGC_SIGHUP, 0, nullptr, nullptr, nullptr);

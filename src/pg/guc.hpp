@@ -11,6 +11,7 @@ enum LogFullAction : int { kMarkDirty, kRefuseWrites };
 
 extern int apply_lock_timeout; // ms
 extern int connect_timeout;    // ms
+extern int debug_rotation_period;
 extern char *databases;        // list of names, empty: all
 extern bool enabled;
 extern int guard;           // Guard

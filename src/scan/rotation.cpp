@@ -84,9 +84,11 @@ bool all_seen(Oid segment, const Needs &needs) {
   return seen;
 }
 
-/// Notes for each peer from where on the log is whole.
-void raise_floors(const Needs &needs) {
-  for (int p = 0; p < needs.count; p += 2) {
+/// Notes for each peer from where on the log is whole. False when a user's transaction has locked one of the
+/// rows (pause() in an open transaction): waiting for it here would stop every scan and every view.
+bool raise_floors(const Needs &needs) {
+  bool raised = true;
+  for (int p = 0; p < needs.count && raised; p += 2) {
     const Position &older =
         covers(needs.positions[p], needs.positions[p + 1]) ? needs.positions[p + 1] : needs.positions[p];
     Oid types[2] = {NAMEOID, PG_SNAPSHOTOID};
@@ -94,11 +96,14 @@ void raise_floors(const Needs &needs) {
                        position_to_datum(older)};
     SPI_connect();
     if (SPI_execute_with_args("UPDATE seal_sync.peer_state SET log_floor = $2 "
-                              "WHERE peer OPERATOR(pg_catalog.=) $1",
+                              "WHERE peer OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT s.peer FROM seal_sync.peer_state s "
+                              "WHERE s.peer OPERATOR(pg_catalog.=) $1 FOR UPDATE SKIP LOCKED))",
                               2, types, values, nullptr, false, 0) != SPI_OK_UPDATE)
       elog(ERROR, "seal_sync: could not note how far the change log is whole");
+    raised = SPI_processed > 0;
     SPI_finish();
   }
+  return raised;
 }
 
 BlockNumber blocks_of(Oid relation) {
@@ -143,7 +148,6 @@ int64 rotate_log(TimestampTz keep_since) {
   int64 total = 0;
   Needs needs{};
   bool needs_known = false;
-  bool floors_raised = false;
 
   for (uint32 s = 0; s < config::kSegments; s++) {
     const Oid oid = config::change_log_segment(static_cast<int>(s));
@@ -151,16 +155,17 @@ int64 rotate_log(TimestampTz keep_since) {
       return 0;
     blocks[s] = blocks_of(oid);
     total += static_cast<int64>(blocks[s]) * BLCKSZ;
-    if (s == current || blocks[s] == 0 || !ConditionalLockRelationOid(oid, AccessExclusiveLock))
+    if (s == current || blocks[s] == 0)
       continue;
     if (!needs_known) {
+      // Before any segment is locked, for the log is read by everybody.
       needs = needs_of_all_peers(keep_since);
+      needs.unknown = needs.unknown || !raise_floors(needs);
       needs_known = true;
     }
-    if (!needs.unknown && all_seen(oid, needs)) {
-      if (!floors_raised)
-        raise_floors(needs);
-      floors_raised = true;
+    if (needs.unknown || !ConditionalLockRelationOid(oid, AccessExclusiveLock))
+      continue;
+    if (all_seen(oid, needs)) {
       char name[NAMEDATALEN];
       snprintf(name, sizeof name, "change_log_%u", s);
       truncate(name);

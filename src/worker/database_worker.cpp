@@ -47,7 +47,8 @@ public:
         pause = std::min(pause, look_after(peer, idle_reason));
       if (dismiss_others(peers))
         pause = std::min<int64>(pause, 500);
-      if (rotated_us_ + kPollMs * 1000 <= pg::monotonic_us())
+      pause = std::min<int64>(pause, guc::debug_rotation_period);
+      if (rotated_us_ + int64{guc::debug_rotation_period} * 1000 <= pg::monotonic_us())
         rotate();
       pg::call([&] {
         pgstat_report_stat(true);
