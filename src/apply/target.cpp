@@ -3,6 +3,7 @@
 
 #include "apply/target.hpp"
 
+#include "apply/attempt.hpp"
 #include "apply/foreign_keys.hpp"
 #include "apply/trigger_filter.hpp"
 
@@ -159,6 +160,9 @@ Target *open_target(Session *session, Descriptor *descriptor) {
   config::refresh();
   recheck_descriptor(session, descriptor, RelationGetRelid(target->relation));
   target->owner = target->relation->rd_rel->relowner;
+  // Functions that are IMMUTABLE by name run already here, when defaults and index expressions are
+  // simplified: as the owner, like all code of the table's.
+  const OwnerScope scope = become_owner(target->owner);
 
   target->estate = CreateExecutorState();
   target->updated_columns = pg::init_range_table(target->estate, target->relation);
@@ -188,6 +192,7 @@ Target *open_target(Session *session, Descriptor *descriptor) {
     target->only = static_cast<Leaf *>(palloc0(sizeof(Leaf)));
     fill_leaf(target, target->only, target->result);
   }
+  leave_owner(scope);
   return target;
 }
 
