@@ -122,7 +122,7 @@ Target *segment_target(Attempt *attempt, Descriptor *descriptor) {
   if (entry != nullptr)
     return entry->target;
   const MemoryContext caller = MemoryContextSwitchTo(attempt->segment);
-  Target *const target = open_target(attempt->session, descriptor);
+  Target *const target = open_target(attempt, descriptor);
   entry = static_cast<TargetEntry *>(
       hash_search(attempt->targets, &descriptor->number, HASH_ENTER, nullptr));
   entry->target = target;

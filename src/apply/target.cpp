@@ -34,6 +34,15 @@ AttrNumber *map_to_root(Relation leaf, Relation root) {
   return map;
 }
 
+/// A lock that is held already, once more for what outlives the segment: a subtransaction that is rolled
+/// back gives up its own locks.
+void keep_lock(Oid relation, ResourceOwner keeper) {
+  const ResourceOwner owner = CurrentResourceOwner;
+  CurrentResourceOwner = keeper;
+  LockRelationOid(relation, RowExclusiveLock);
+  CurrentResourceOwner = owner;
+}
+
 void open_lookup(Leaf *leaf, Oid key_index) {
   leaf->key_index = index_open(key_index, RowExclusiveLock);
   const Relation index = leaf->key_index;
@@ -82,6 +91,8 @@ void fill_leaf(Target *target, Leaf *leaf, ResultRelInfo *result) {
     ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
             errmsg("cannot apply rows to \"%s\": it is not a table",
                    RelationGetRelationName(leaf->relation)));
+  if (leaf->relation != target->relation)
+    keep_lock(leaf->oid, target->locks);
   // The lock is there now: roles that changed before it must be seen (the fence of a role change
   // waits for whoever got his lock earlier).
   config::refresh();
@@ -151,12 +162,15 @@ void open_defaults(Target *target) {
 
 } // namespace
 
-Target *open_target(Session *session, Descriptor *descriptor) {
+Target *open_target(Attempt *attempt, Descriptor *descriptor) {
+  Session *const session = attempt->session;
   auto *target = static_cast<Target *>(palloc0(sizeof(Target)));
   target->number = descriptor->number;
   target->context = CurrentMemoryContext;
   target->descriptor = descriptor;
+  target->locks = attempt->owner;
   target->relation = open_described(session, descriptor, RowExclusiveLock);
+  keep_lock(RelationGetRelid(target->relation), target->locks);
   config::refresh();
   recheck_descriptor(session, descriptor, RelationGetRelid(target->relation));
   target->owner = target->relation->rd_rel->relowner;

@@ -41,4 +41,25 @@ $got = $east->batch($east->whole('public.im', [ [ 1, 'one' ], [ 2, 'two' ] ]), $
 is(refused($got), '', 'rows of a table with such functions') or diag explain $got;
 is(sql('SELECT string_agg(DISTINCT what, \', \' ORDER BY what) FROM trace'), 'default owner, index owner, p default owner, p index owner, predicate owner', 'they ran as the owner only');
 is(sql('SET ROLE owner; SELECT string_agg(im::text, \' \' ORDER BY id) FROM im'), '(1,one,default) (2,two,default)', 'rows');
+
+# ---- DDL that waits between two segments of an attempt ----------------------------------------------------------------
+sql(q(
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	IF NEW.v = 'slow' THEN PERFORM pg_sleep(1.5); END IF;
+	IF NEW.v = 'fail' THEN RAISE EXCEPTION 'no'; END IF;
+	RETURN NEW; END $$;
+));
+table('CREATE TABLE ddl (id int PRIMARY KEY, u int UNIQUE, v text); CREATE TRIGGER slow BEFORE DELETE OR UPDATE OR INSERT ON ddl FOR EACH ROW EXECUTE FUNCTION slow(); ALTER TABLE ddl ENABLE ALWAYS TRIGGER slow',
+	'ddl', [qw(id int4 F 4 1)], [qw(u int4 F 4)], [qw(v text T)]);
+is(refused($east->batch($east->whole('public.ddl', [ [ 1, 1, 'a' ], [ 2, 2, 'b' ], [ 3, 3, 'c' ] ]))), '', 'rows');
+{
+	my ($in, $out, $err) = ('', '', '');
+	my $alter = IPC::Run::start([ 'psql', '-XAtq', '-d', $west->connstr . ' dbname=postgres', '-c', 'SELECT pg_sleep(0.7)', '-c', 'ALTER TABLE ddl ADD COLUMN more text, DROP COLUMN v', '-c', 'SELECT \'altered\'' ], \$in, \$out, \$err);
+	# the first row waits with its new values, the second takes its time, the third fails: all is done again without it
+	$got = $east->apply(sections => [ $east->whole('public.ddl', [ [ 4, 4, 'd' ], [ 5, 5, 'e' ] ]), $east->partial('public.ddl', [qw(id v)], [ [ 1, 'slow' ], [ 2, 'fail' ], [ 3, 'x' ] ]) ], careful => 1);
+	is(($got->{error} // '') . refused($got), 'ddl/2/P0001', 'the batch goes on with the table as it was') or diag explain $got;
+	$alter->finish;
+	like($out, qr/altered/, 'the change of the table comes after it') or diag $err;
+	is(sql('SELECT string_agg(ddl::text, \' \' ORDER BY id) FROM ddl'), '(1,1,) (2,2,) (3,3,) (4,4,) (5,5,)', 'rows');
+}
 done_testing();
