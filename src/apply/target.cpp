@@ -102,7 +102,7 @@ void fill_leaf(Target *target, Leaf *leaf, ResultRelInfo *result) {
     schema_changed(target->descriptor, "It is not registered any more, or has lost its primary key.");
   if (leaf->relation != target->relation)
     leaf->root_attnos = map_to_root(leaf->relation, target->relation);
-  result->ri_TrigDesc = replica_triggers(leaf->relation->trigdesc);
+  result->ri_TrigDesc = replica_triggers(result->ri_TrigDesc);
   const TupleConstr *const constraints = RelationGetDescr(leaf->relation)->constr;
   leaf->has_stored_generated = constraints != nullptr && constraints->has_generated_stored;
   leaf->existing = table_slot_create(leaf->relation, nullptr);
