@@ -318,6 +318,8 @@ Relation open_by_name(const Descriptor *descriptor, LOCKMODE mode) {
 
 } // namespace
 
+void stop_watching() { watched = nullptr; }
+
 Descriptor *find_descriptor(Session *session, uint64 number) {
   auto *entry = static_cast<TableEntry *>(hash_search(session->tables, &number, HASH_FIND, nullptr));
   if (entry == nullptr || entry->descriptor == nullptr)

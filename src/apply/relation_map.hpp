@@ -35,6 +35,9 @@ struct Descriptor {
   uint64 rules; // config::version() when it was matched
 };
 
+/// Before the descriptors of a session are freed: invalidations must not look at them any more.
+void stop_watching();
+
 /// Nothing was agreed about this number: raises.
 Descriptor *find_descriptor(Session *session, uint64 number);
 

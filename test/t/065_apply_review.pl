@@ -54,12 +54,19 @@ table('CREATE TABLE ddl (id int PRIMARY KEY, u int UNIQUE, v text); CREATE TRIGG
 is(refused($east->batch($east->whole('public.ddl', [ [ 1, 1, 'a' ], [ 2, 2, 'b' ], [ 3, 3, 'c' ] ]))), '', 'rows');
 {
 	my ($in, $out, $err) = ('', '', '');
-	my $alter = IPC::Run::start([ 'psql', '-XAtq', '-d', $west->connstr . ' dbname=postgres', '-c', 'SELECT pg_sleep(0.7)', '-c', 'ALTER TABLE ddl ADD COLUMN more text, DROP COLUMN v', '-c', 'SELECT \'altered\'' ], \$in, \$out, \$err);
+	my $alter = IPC::Run::start([ 'psql', '-XAtq', '-d', $west->connstr . ' dbname=postgres', '-c', 'SELECT pg_sleep(0.7)', '-c', 'ALTER TABLE ddl ADD COLUMN more text DEFAULT repeat(\'m\', 9)', '-c', 'SELECT \'altered\'' ], \$in, \$out, \$err);
 	# the first row waits with its new values, the second takes its time, the third fails: all is done again without it
 	$got = $east->apply(sections => [ $east->whole('public.ddl', [ [ 4, 4, 'd' ], [ 5, 5, 'e' ] ]), $east->partial('public.ddl', [qw(id v)], [ [ 1, 'slow' ], [ 2, 'fail' ], [ 3, 'x' ] ]) ], careful => 1);
 	is(($got->{error} // '') . refused($got), 'ddl/2/P0001', 'the batch goes on with the table as it was') or diag explain $got;
 	$alter->finish;
 	like($out, qr/altered/, 'the change of the table comes after it') or diag $err;
-	is(sql('SELECT string_agg(ddl::text, \' \' ORDER BY id) FROM ddl'), '(1,1,) (2,2,) (3,3,) (4,4,) (5,5,)', 'rows');
+	is(sql('SELECT string_agg(ddl::text, \' \' ORDER BY id) FROM ddl'), '(1,1,slow,mmmmmmmmm) (2,2,b,mmmmmmmmm) (3,3,x,mmmmmmmmm) (4,4,d,mmmmmmmmm) (5,5,e,mmmmmmmmm)', 'rows');
 }
+
+# ---- a second hello on the connection forgets what was described ---------------------------------------------------------
+is($east->hello->{problem}{sqlstate}, '', 'hello again');
+sql('CREATE TABLE noise (id int); DROP TABLE noise; ALTER TABLE im ADD COLUMN later int');
+is($east->sql('SELECT count(*) FROM pg_catalog.pg_class WHERE relname = \'im\'')->{value}, '1', 'invalidations find nothing to mark');
+is($east->describe('public.im', [ [qw(id int4 F 4 1)], [qw(v text T)] ])->{problem}{sqlstate}, '', 'described again');
+is(refused($east->batch($east->whole('public.im', [ [ 3, 'three' ] ]))), '', 'and used');
 done_testing();
