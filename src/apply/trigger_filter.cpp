@@ -49,8 +49,11 @@ TriggerDesc *replica_triggers(TriggerDesc *all) {
   // Catalogs are read again: never keep more than were counted.
   for (int i = 0; i < all->numtriggers && kept->numtriggers < count; ++i)
     if (fires(all->triggers[i])) {
-      kept->triggers[kept->numtriggers++] = all->triggers[i];
-      set_flags(kept, all->triggers[i]);
+      Trigger *const trigger = &kept->triggers[kept->numtriggers++];
+      *trigger = all->triggers[i];
+      // A deferred one could not be queued under restricted security: all fire with their row.
+      trigger->tgdeferrable = trigger->tginitdeferred = false;
+      set_flags(kept, *trigger);
     }
   return kept;
 }

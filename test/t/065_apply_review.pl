@@ -69,4 +69,20 @@ sql('CREATE TABLE noise (id int); DROP TABLE noise; ALTER TABLE im ADD COLUMN la
 is($east->sql('SELECT count(*) FROM pg_catalog.pg_class WHERE relname = \'im\'')->{value}, '1', 'invalidations find nothing to mark');
 is($east->describe('public.im', [ [qw(id int4 F 4 1)], [qw(v text T)] ])->{problem}{sqlstate}, '', 'described again');
 is(refused($east->batch($east->whole('public.im', [ [ 3, 'three' ] ]))), '', 'and used');
+
+# ---- deferred constraint triggers ------------------------------------------------------------------------------------------
+sql(q(
+CREATE FUNCTION traced() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	IF NEW.v = 'fail' THEN RAISE EXCEPTION 'no'; END IF;
+	INSERT INTO public.trace (what) VALUES (TG_NAME || ' ' || TG_OP || ' ' || NEW.id || ' ' || current_user); RETURN NULL; END $$;
+TRUNCATE trace;
+));
+table('CREATE TABLE ct (id int PRIMARY KEY, v text); CREATE CONSTRAINT TRIGGER always AFTER INSERT OR UPDATE ON ct DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION traced();'
+	. 'CREATE CONSTRAINT TRIGGER replica AFTER INSERT OR UPDATE ON ct DEFERRABLE FOR EACH ROW EXECUTE FUNCTION traced(); ALTER TABLE ct ENABLE ALWAYS TRIGGER always, ENABLE REPLICA TRIGGER replica, OWNER TO owner',
+	'ct', [qw(id int4 F 4 1)], [qw(v text T)]);
+$got = $east->batch($east->whole('public.ct', [ [ 1, 'a' ], [ 2, 'b' ] ]));
+is_deeply([ $got->{attempts}, refused($got) ], [ 1, '' ], 'a deferred trigger that fires ALWAYS refuses nothing') or diag explain $got;
+$got = $east->batch($east->whole('public.ct', [ [ 3, 'fail' ], [ 2, 'c' ] ]));
+is(refused($got), 'ct/3/P0001', 'its error is that of its row') or diag explain $got;
+is(sql('SELECT string_agg(what, \', \' ORDER BY n) FROM trace'), join(', ', map { ("always $_ owner", "replica $_ owner") } 'INSERT 1', 'INSERT 2', 'UPDATE 2'), 'it fires as the owner, once for each row');
 done_testing();
