@@ -216,6 +216,10 @@ void run_later_inserts(Attempt *attempt) {
       range->from = static_cast<int64>(from);
       range->until = static_cast<int64>(std::min<uint64>(until, PG_INT64_MAX));
     });
+    ExecDropSingleTupleTableSlot(store->slot); // it may point into the store
+    tuplestore_end(store->rows);
+    store->slot = nullptr;
+    store->rows = nullptr;
   }
 }
 

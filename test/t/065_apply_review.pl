@@ -85,4 +85,13 @@ is_deeply([ $got->{attempts}, refused($got) ], [ 1, '' ], 'a deferred trigger th
 $got = $east->batch($east->whole('public.ct', [ [ 3, 'fail' ], [ 2, 'c' ] ]));
 is(refused($got), 'ct/3/P0001', 'its error is that of its row') or diag explain $got;
 is(sql('SELECT string_agg(what, \', \' ORDER BY n) FROM trace'), join(', ', map { ("always $_ owner", "replica $_ owner") } 'INSERT 1', 'INSERT 2', 'UPDATE 2'), 'it fires as the owner, once for each row');
+
+# ---- rows that wait for the end of an attempt, more than fit into memory --------------------------------------------------
+table('CREATE TABLE lots (id int PRIMARY KEY, u int UNIQUE, v text)', 'lots', [qw(id int4 F 4 1)], [qw(u int4 F 4)], [qw(v text T)]);
+sql("ALTER SYSTEM SET work_mem = '64kB'; SELECT pg_reload_conf()");
+my $log = -s $west->logfile;
+$got = $east->apply(sections => [ $east->whole('public.lots', [ map { [ $_, $_, 'x' x 200 ] } 1 .. 3000 ]) ], careful => 1);
+is(($got->{error} // '') . refused($got) . sql('SELECT count(*) FROM lots'), 3000, 'thousands of rows that wait') or diag explain $got->{message};
+unlike($east->{log} . substr(slurp_file($west->logfile), $log), qr/leak/, 'nothing is left open');
+sql('ALTER SYSTEM RESET work_mem; SELECT pg_reload_conf()');
 done_testing();
