@@ -24,6 +24,7 @@ struct SentColumn {
 
 struct Descriptor {
   uint64 number;
+  MemoryContext context; // of its own, below the session's
   NameData schema, table;
   int column_count;
   SentColumn *columns;

@@ -94,4 +94,18 @@ $got = $east->apply(sections => [ $east->whole('public.lots', [ map { [ $_, $_, 
 is(($got->{error} // '') . refused($got) . sql('SELECT count(*) FROM lots'), 3000, 'thousands of rows that wait') or diag explain $got->{message};
 unlike($east->{log} . substr(slurp_file($west->logfile), $log), qr/leak/, 'nothing is left open');
 sql('ALTER SYSTEM RESET work_mem; SELECT pg_reload_conf()');
+
+# ---- the same table described over and over --------------------------------------------------------------------------------
+{
+	my $described = "SELECT count(*) FROM pg_catalog.pg_backend_memory_contexts WHERE name = 'seal_sync described table'";
+	my $count = $east->sql($described)->{value};
+	my $number = $east->{tables}{'public.lots'}{number};
+	my @lots = ([qw(id int4 F 4 1)], [qw(u int4 F 4)], [qw(v text T)]);
+	$east->describe('public.lots', \@lots, number => $number) for 1 .. 5;
+	is($east->sql($described)->{value}, $count, 'a description replaces the one before');
+	is($east->describe('public.lots', [ @lots, [qw(missing text T)] ], number => $number)->{problem}{sqlstate}, '42703', 'one that does not fit');
+	is($east->sql($described)->{value}, $count - 1, 'leaves nothing');
+	$east->describe('public.lots', \@lots, number => $number);
+	is(refused($east->batch($east->whole('public.lots', [ [ 1, 1, 'again' ] ]))) . sql('SELECT v FROM lots WHERE id = 1'), 'again', 'it goes on');
+}
 done_testing();
