@@ -108,4 +108,11 @@ sql('ALTER SYSTEM RESET work_mem; SELECT pg_reload_conf()');
 	$east->describe('public.lots', \@lots, number => $number);
 	is(refused($east->batch($east->whole('public.lots', [ [ 1, 1, 'again' ] ]))) . sql('SELECT v FROM lots WHERE id = 1'), 'again', 'it goes on');
 }
+
+# ---- texts of errors are cut -------------------------------------------------------------------------------------------------
+sql(q(CREATE FUNCTION wordy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'x%', repeat(U&'\00e4', 100000) USING DETAIL = repeat('d', 1000000); END $$));
+table('CREATE TABLE wordy (id int PRIMARY KEY, v text); CREATE TRIGGER wordy BEFORE INSERT ON wordy FOR EACH ROW EXECUTE FUNCTION wordy(); ALTER TABLE wordy ENABLE ALWAYS TRIGGER wordy', 'wordy', [qw(id int4 F 4 1)], [qw(v text T)]);
+$got = $east->batch($east->whole('public.wordy', [ [ 1, 'a' ], [ 2, 'b' ] ]));
+is(refused($got), 'wordy/1/P0001 wordy/2/P0001', 'refused');
+is_deeply([ map { length } @{$got->{refused}[0]}{qw(message detail)} ], [ 1023, 1024 ], 'with short texts, cut between characters');
 done_testing();
