@@ -2,6 +2,7 @@
 #include "apply/apply_session.hpp"
 
 #include "apply/origin.hpp"
+#include "apply/relation_map.hpp"
 #include "apply/reply.hpp"
 
 extern "C" {
@@ -163,6 +164,7 @@ void close_session() {
   leave_slot(0, 0);
   Session *const old = session;
   session = nullptr;
+  stop_watching();
   drop_chunks(&old->buffer);
   MemoryContextDelete(old->context);
 }

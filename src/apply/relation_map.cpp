@@ -318,6 +318,8 @@ Relation open_by_name(const Descriptor *descriptor, LOCKMODE mode) {
 
 } // namespace
 
+void stop_watching() { watched = nullptr; }
+
 Descriptor *find_descriptor(Session *session, uint64 number) {
   auto *entry = static_cast<TableEntry *>(hash_search(session->tables, &number, HASH_FIND, nullptr));
   if (entry == nullptr || entry->descriptor == nullptr)
@@ -377,8 +379,12 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
   config::refresh();
 
   core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
-  const MemoryContext caller = MemoryContextSwitchTo(session->context);
+  // Below the call's memory until all has gone well.
+  const MemoryContext context =
+      AllocSetContextCreate(CurrentMemoryContext, "seal_sync described table", ALLOCSET_SMALL_SIZES);
+  const MemoryContext caller = MemoryContextSwitchTo(context);
   Descriptor *const descriptor = read_descriptor(&in, session->encoding);
+  descriptor->context = context;
   MemoryContextSwitchTo(caller);
 
   if (hash_get_num_entries(session->tables) >= kMaxDescribed)
@@ -396,10 +402,16 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
     table_close(relation, AccessShareLock);
   }
 
+  bool found;
   auto *entry = static_cast<TableEntry *>(
-      hash_search(session->tables, &descriptor->number, HASH_ENTER, nullptr));
+      hash_search(session->tables, &descriptor->number, HASH_ENTER, &found));
+  Descriptor *const before = found ? entry->descriptor : nullptr;
   entry->descriptor = fits ? descriptor : nullptr;
   watch(session);
+  if (fits)
+    MemoryContextSetParent(context, session->context);
+  if (before != nullptr)
+    MemoryContextDelete(before->context);
 
   core::Buffer reply = begin_reply();
   write(reply, why);
