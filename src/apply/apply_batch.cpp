@@ -22,6 +22,9 @@ namespace {
 // More subtransactions than this overflow what other backends keep of a transaction (trap T16).
 constexpr int kMaxSubtransactions = 32;
 constexpr int kMaxAttempts = 100;
+// The answer of an attempt is sent before its commit. It has to fit into the socket's buffers: a sender
+// that does not read must not keep our locks (trap T12).
+constexpr Size kMaxRefusalsInAnswer = 4096;
 
 int sqlstate_of(const char *s) { return MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]); }
 
@@ -181,6 +184,11 @@ bytea *refusals_to_store(const BatchNotes &notes) {
 /// `stored`: number of refusals, then the refusals.
 void write_answer(core::Buffer *reply, core::wire::ApplyReply answer, const bytea *stored) {
   core::Reader refusals;
+  if (stored != nullptr && answer.status == core::wire::ApplyStatus::kApplied &&
+      VARSIZE_ANY_EXHDR(stored) > kMaxRefusalsInAnswer) {
+    answer.complete = 0;
+    stored = nullptr;
+  }
   if (stored != nullptr) {
     refusals = core::Reader(bytes_of(stored));
     answer.refusals = refusals.varint();
@@ -231,7 +239,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   core::wire::ApplyReply answer;
   if (place_of(request, last, session) == Place::kAppliedBefore) {
     answer.status = core::wire::ApplyStatus::kAppliedBefore;
-    session->at_commit.applied = true;
+    session->at_commit.applied = session->at_commit.repeated = true;
     session->at_commit.batch = last.batch;
     session->at_commit.complete_until = last.complete_until;
     write_answer(reply, answer, last.refusals);

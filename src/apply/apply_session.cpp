@@ -58,9 +58,11 @@ void at_transaction_end(XactEvent event, void *) {
   if (session->slot != nullptr) {
     LWLockAcquire(pg::shared_lock(), LW_EXCLUSIVE);
     const TimestampTz now = GetCurrentTimestamp();
-    session->slot->last_batch = done.batch;
-    session->slot->last_batch_rows = done.rows;
-    session->slot->last_batch_at = now;
+    if (!done.repeated || session->slot->last_batch != done.batch) {
+      session->slot->last_batch = done.batch;
+      session->slot->last_batch_rows = done.rows;
+      session->slot->last_batch_at = now;
+    }
     session->slot->last_contact_at = now;
     session->slot->complete_until = done.complete_until;
     LWLockRelease(pg::shared_lock());

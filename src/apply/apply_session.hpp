@@ -33,6 +33,7 @@ struct Session {
   struct AtCommit {
     bool confirmed;
     bool applied;
+    bool repeated; // only the answer: it was applied before
     int64 batch, rows;
     TimestampTz complete_until;
   } at_commit;

@@ -50,4 +50,23 @@ $east = SealWire->new($west, user => 'sync_in', generation => $other->{generatio
 is($east->hello->{problem}{sqlstate}, 'SSW04', 'the first one is not any more');
 $east = $other;
 
+# ---- an answer is small while the transaction is open (trap T12) ----------------------------------------
+sql(q(CREATE TABLE c (id int PRIMARY KEY, v text CHECK (v <> 'bad')); SELECT seal_sync.table_add('c', cluster => 'a')));
+my @c = ([qw(id int4 F 4 1)], [qw(v text T)]);
+is($east->describe('public.c', \@c)->{problem}{sqlstate}, '', 'c fits');
+$got = $east->apply(careful => 1, sections => [ $east->whole('public.c', [ [ 1, 'bad' ], [ 2, 'fine' ] ]) ]);
+is_deeply([ @$got{qw(status complete)}, scalar @{ $got->{refused} } ], [ 0, 1, 1 ], 'one refusal goes with the answer') or diag explain $got;
+my @many = $east->whole('public.c', [ map { [ $_, 'bad' ] } 1001 .. 1400 ]), my $good = $east->whole('public.c', [ map { [ $_, 'fine' ] } 2001 .. 2010 ]);
+my %same = (batch => $east->{batch} + 1, previous => $east->{batch}, previous_id => $east->{batch_id}, id => SealWire::id('many'), careful => 1, sections => [ @many, $good ]);
+$got = $east->apply(%same, leave => 1);
+is_deeply([ @$got{qw(status complete inserted)}, scalar @{ $got->{refused} } ], [ 0, 0, 10, 0 ], 'many do not') or diag explain $got;
+cmp_ok($got->{size}, '<', 200, 'the answer is small');
+$got = $east->apply(%same);
+is_deeply([ @$got{qw(status complete)}, scalar @{ $got->{refused} } ], [ 1, 1, 400 ], 'asked again, it tells all of them') or diag explain $got;
+is(join(',', sort map { unpack 'xl<', $_->{key} } @{ $got->{refused} }), join(',', 1001 .. 1400), 'each once');
+is(sql(q(SELECT last_batch FROM seal_sync.status WHERE direction = 'in' AND peer = 'east')), $same{batch}, 'the last batch');
+$got = $east->batch($east->whole('public.c', [ map { [ $_, 'bad' ] } 3001 .. 3400 ]));
+is(scalar @{ $got->{refused} }, 400, 'a sender that does as it should gets them too');
+is(sql('SELECT count(*) FROM c'), 11, 'and the other rows are there');
+
 done_testing();
