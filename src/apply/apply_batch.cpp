@@ -21,7 +21,7 @@ namespace {
 
 // More subtransactions than this overflow what other backends keep of a transaction (trap T16).
 constexpr int kMaxSubtransactions = 32;
-constexpr int kMaxAttempts = 100;
+constexpr int kMaxAttempts = 100; // that end with kRepeat and have found nothing out
 // The answer of an attempt is sent before its commit. It has to fit into the socket's buffers: a sender
 // that does not read must not keep our locks (trap T12).
 constexpr Size kMaxRefusalsInAnswer = 4096;
@@ -249,6 +249,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   begin_notes(&session->notes, session->context, request.batch_id);
   attempt->careful = attempt->careful || session->notes.careful;
   attempt->wanted_before = session->notes.wanted_count;
+  attempt->refused_before = session->notes.refused_count;
   check_claims(attempt);
 
   WhatIsApplied what = {session, attempt};
@@ -373,7 +374,10 @@ bool is_row_error(const ErrorData *error) {
 
 void ask_to_repeat(Attempt *attempt, const char *why) {
   BatchNotes &notes = attempt->session->notes;
-  if (++notes.attempts > kMaxAttempts)
+  // An attempt that has found something out brings the end nearer: the notes are bounded.
+  const bool progress =
+      notes.refused_count > attempt->refused_before || notes.wanted_count > attempt->wanted_before;
+  if (!progress && ++notes.attempts > kMaxAttempts)
     ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
             errmsg("batch " UINT64_FORMAT " of node \"%s\" was repeated too often", attempt->request.batch,
                    NameStr(attempt->session->origin)));

@@ -205,9 +205,7 @@ private:
         if (!put_wanted())
           return std::nullopt;
         break;
-      case Reaction::kRepeat:
-        if (++repeats > kMostRepeats)
-          throw core::Error(*problem);
+      case Reaction::kRepeat: // the receiver counts: it knows whether this leads anywhere
         break;
       case Reaction::kDescribeAgain:
         pg::call([this] { scan::forget_tables(link_.session()); });

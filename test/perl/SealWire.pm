@@ -270,7 +270,7 @@ sub batch
 	my $id = id("$self->{node} " . ++$counter);
 	my $got = $self->apply(sections => \@sections, id => $id);
 	my @errors;
-	while ($got->{error} && @errors < 50 && $got->{error} !~ /^(SSW01|SSW02|SSW04|SSW05|SSW06|gone|08|40|53|57|58|XX|55P03)/)
+	while ($got->{error} && (@errors < 50 || $got->{error} eq 'SSW03') && $got->{error} !~ /^(SSW01|SSW02|SSW04|SSW05|SSW06|gone|08|40|53|57|58|XX|55P03)/)
 	{
 		push @errors, $got->{error};
 		$got = $self->apply(sections => \@sections, id => $id, careful => 1);

@@ -10,7 +10,7 @@ use lib "$FindBin::Bin/../perl";
 use SealSync;
 use SealWire;
 
-my $west = one_node('west');
+my $west = one_node('wire');
 sub sql { return $west->safe_psql('postgres', $_[0]) }
 sql(q(
 CREATE EXTENSION seal_sync;
@@ -68,5 +68,24 @@ is(sql(q(SELECT last_batch FROM seal_sync.status WHERE direction = 'in' AND peer
 $got = $east->batch($east->whole('public.c', [ map { [ $_, 'bad' ] } 3001 .. 3400 ]));
 is(scalar @{ $got->{refused} }, 400, 'a sender that does as it should gets them too');
 is(sql('SELECT count(*) FROM c'), 11, 'and the other rows are there');
+
+# ---- refused rows that hang on each other: as many attempts as it takes -----------------------------------
+sql(q(CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree); SELECT seal_sync.table_add('tree', cluster => 'a')));
+is($east->describe('public.tree', [ [qw(id int4 F 4 1)], [qw(parent int4 F 4)] ])->{problem}{sqlstate}, '', 'tree fits');
+$got = $east->batch($east->whole('public.tree', [ [ 1, 999 ], map { [ $_, $_ - 1 ] } 2 .. 150 ]), $east->whole('public.tree', [ [ 200, undef ], [ 201, 200 ] ]));
+is($got->{error}, undef, 'a chain of 150 rows without its root ends') or diag "$got->{error} $got->{message}";
+is(scalar @{ $got->{refused} }, 150, 'all of it is refused');
+cmp_ok($got->{attempts}, '>', 100, 'one row after the other');
+is(sql('SELECT count(*) FROM tree'), 2, 'what does not hang on it is there');
+
+# ---- the same with a real sender ------------------------------------------------------------------------
+{
+	my ($from, $to) = two_nodes();
+	add_tables('CREATE TABLE tree (id int, cluster_id text, parent int, PRIMARY KEY (id))', ['tree'], $from, $to);
+	$to->safe_psql('postgres', 'ALTER TABLE tree ADD FOREIGN KEY (parent) REFERENCES tree');
+	$from->safe_psql('postgres', q(INSERT INTO tree SELECT i, 'a', CASE WHEN i = 1 THEN 999 ELSE i - 1 END FROM generate_series(1, 150) i; INSERT INTO tree VALUES (200, 'a', NULL)));
+	wait_until($to, 'SELECT count(*) FROM tree', 1, 'what can arrive does');
+	wait_until($from, q(SELECT count(*) FROM seal_sync.held WHERE peer = 'west'), 150, 'the sender has the names of all others');
+}
 
 done_testing();
