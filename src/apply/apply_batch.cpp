@@ -124,6 +124,12 @@ bool looks_transient(const ErrorData *error) {
          error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 }
 
+/// Whether the next attempt starts from more than this one did.
+bool has_found_out(const Attempt *attempt) {
+  const BatchNotes &notes = attempt->session->notes;
+  return notes.refused_count > attempt->refused_before || notes.wanted_count > attempt->wanted_before;
+}
+
 void write_batch(Attempt *attempt, core::ByteSpan last_chunk);
 
 /// The first attempt; from the second on this session is careful by itself.
@@ -149,6 +155,15 @@ void write_plainly(Attempt *attempt, core::ByteSpan last_chunk) {
   PG_END_TRY();
 }
 
+/// Between two segments. An attempt with too many of them is not to be committed, so it need not go on:
+/// what is refused by now is skipped by the next one.
+void set_range_of_next(void *batch_rows, uint64 from, uint64 until) {
+  Attempt *const attempt = static_cast<BatchRows *>(batch_rows)->attempt;
+  if (attempt->subtransactions > kMaxSubtransactions && has_found_out(attempt))
+    ask_to_repeat(attempt, "More rows are refused than one transaction may take out.");
+  set_rows_range(batch_rows, from, until);
+}
+
 void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
   BatchRows rows = {attempt, last_chunk, 0, PG_UINT64_MAX};
   if (!attempt->careful) {
@@ -160,7 +175,7 @@ void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
     verify_foreign_keys(attempt);
     return;
   }
-  run_careful(attempt, walk_rows, &rows, set_rows_range);
+  run_careful(attempt, walk_rows, &rows, set_range_of_next);
   ask_for_wanted(attempt);
   const int64 refused = attempt->session->notes.refused_count;
   run_later_inserts(attempt);
@@ -375,9 +390,7 @@ bool is_row_error(const ErrorData *error) {
 void ask_to_repeat(Attempt *attempt, const char *why) {
   BatchNotes &notes = attempt->session->notes;
   // An attempt that has found something out brings the end nearer: the notes are bounded.
-  const bool progress =
-      notes.refused_count > attempt->refused_before || notes.wanted_count > attempt->wanted_before;
-  if (!progress && ++notes.attempts > kMaxAttempts)
+  if (!has_found_out(attempt) && ++notes.attempts > kMaxAttempts)
     ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
             errmsg("batch " UINT64_FORMAT " of node \"%s\" was repeated too often", attempt->request.batch,
                    NameStr(attempt->session->origin)));
