@@ -245,6 +245,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   core::wire::read(*in, request);
   if (!in->ok() || request.batch == 0 || request.batch > PG_INT64_MAX || request.previous > PG_INT64_MAX)
     damaged_message("batch");
+  request.complete_until = checked_complete_until(request.complete_until);
   read_claims(session, in, attempt);
   const core::ByteSpan last_chunk = in->bytes(in->remaining());
   attempt->careful = request.careful != 0;

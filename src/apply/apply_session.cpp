@@ -89,6 +89,13 @@ void register_callbacks() {
 
 } // namespace
 
+TimestampTz checked_complete_until(TimestampTz value) {
+  if (!IS_VALID_TIMESTAMP(value))
+    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+            errmsg("a peer is complete until a time that does not exist"));
+  return Min(value, GetCurrentTimestamp());
+}
+
 void contradiction(const char *message, const char *detail) {
   const char *const s = core::wire::kContradiction;
   ereport(ERROR, errcode(MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4])), errmsg("%s", message),

@@ -88,9 +88,10 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_heartbeat) {
   Session *const session = current_session();
   core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
   const uint64 generation = in.u64();
-  const auto complete_until = static_cast<TimestampTz>(in.i64());
+  const auto told = static_cast<TimestampTz>(in.i64());
   if (!in.ok() || !in.at_end())
     damaged_message("heartbeat");
+  const TimestampTz complete_until = checked_complete_until(told);
   config::refresh();
   check_generation(session, generation);
   publish_contact(session, complete_until);

@@ -85,6 +85,21 @@ is_deeply([ $got->{error}, scalar @{ $got->{refused} // [] }, sql('SELECT count(
 cmp_ok($got->{attempts}, '>=', 7, 'some 33 with each attempt');
 cmp_ok($got->{attempts}, '<=', 10, 'and not fewer');
 
+# ---- a time is not simply believed ----------------------------------------------------------------------
+for (qw(9223372036854775807 9223372036854775808 9223371331200000000))
+{
+	is($east->heartbeat(until => $_)->{error}, '08P01', "time $_ in a heartbeat");
+	is($east->apply(until => $_, sections => [ $east->whole('public.c', [ [ 5000, 'never' ] ]) ])->{error}, '08P01', 'and in a batch');
+}
+my $century = sql(q(SELECT (extract(epoch FROM now() + interval '100 years' - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint));
+is($east->heartbeat(until => $century)->{error}, undef, 'a clock that is ahead');
+is(sql(q(SELECT lag BETWEEN interval '0' AND interval '1 hour' FROM seal_sync.status WHERE direction = 'in' AND peer = 'east')), 't', 'is cut to ours');
+is($east->apply(until => $century, sections => [ $east->whole('public.c', [ [ 5001, 'fine' ] ]) ])->{error}, undef, 'in a batch too');
+is(sql('SELECT max(complete_until) <= now() FROM (SELECT complete_until FROM seal_sync.applied_0 UNION ALL SELECT complete_until FROM seal_sync.applied_1) a'), 't', 'nor is it stored');
+my $hour = $century - 36_525 * 86_400_000_000;
+is($east->apply(until => $hour, sections => [ $east->whole('public.c', [ [ 5002, 'fine' ] ]) ])->{error}, undef, 'a time of the past');
+is(sql(q(SELECT complete_until < now() FROM seal_sync.applied_0 ORDER BY batch DESC LIMIT 1)), 't', 'stays as it is');
+
 # ---- the same with a real sender ------------------------------------------------------------------------
 {
 	my ($from, $to) = two_nodes();
