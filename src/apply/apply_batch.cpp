@@ -155,15 +155,6 @@ void write_plainly(Attempt *attempt, core::ByteSpan last_chunk) {
   PG_END_TRY();
 }
 
-/// Between two segments. An attempt with too many of them is not to be committed, so it need not go on:
-/// what is refused by now is skipped by the next one.
-void set_range_of_next(void *batch_rows, uint64 from, uint64 until) {
-  Attempt *const attempt = static_cast<BatchRows *>(batch_rows)->attempt;
-  if (attempt->subtransactions > kMaxSubtransactions && has_found_out(attempt))
-    ask_to_repeat(attempt, "More rows are refused than one transaction may take out.");
-  set_rows_range(batch_rows, from, until);
-}
-
 void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
   BatchRows rows = {attempt, last_chunk, 0, PG_UINT64_MAX};
   if (!attempt->careful) {
@@ -175,7 +166,7 @@ void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
     verify_foreign_keys(attempt);
     return;
   }
-  run_careful(attempt, walk_rows, &rows, set_range_of_next);
+  run_careful(attempt, walk_rows, &rows, set_rows_range);
   ask_for_wanted(attempt);
   const int64 refused = attempt->session->notes.refused_count;
   run_later_inserts(attempt);

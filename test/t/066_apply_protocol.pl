@@ -78,13 +78,6 @@ is(scalar @{ $got->{refused} }, 150, 'all of it is refused');
 cmp_ok($got->{attempts}, '>', 100, 'one row after the other');
 is(sql('SELECT count(*) FROM tree'), 2, 'what does not hang on it is there');
 
-# ---- refusals between good rows: no attempt has more than some 32 subtransactions (trap T16) -------------
-my $good_before = sql('SELECT count(*) FROM c');
-$got = $east->batch($east->whole('public.c', [ map { ([ 10000 + 2 * $_, 'fine' ], [ 10001 + 2 * $_, 'bad' ]) } 1 .. 200 ]));
-is_deeply([ $got->{error}, scalar @{ $got->{refused} // [] }, sql('SELECT count(*) FROM c') - $good_before ], [ undef, 200, 200 ], 'each second row is refused') or diag explain $got;
-cmp_ok($got->{attempts}, '>=', 7, 'some 33 with each attempt');
-cmp_ok($got->{attempts}, '<=', 10, 'and not fewer');
-
 # ---- a time is not simply believed ----------------------------------------------------------------------
 for (qw(9223372036854775807 9223372036854775808 9223371331200000000))
 {
