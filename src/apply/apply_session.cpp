@@ -16,6 +16,7 @@ namespace {
 // Tells our advisory locks from those of pg_advisory_lock(), which use 1 and 2 here.
 constexpr uint16 kLockClass = 0x5ea1;
 constexpr int kPredecessorWaitMs = 5000;
+constexpr int kLookForHolderMs = 500; // reading the lock table stops all who lock
 
 Session *session = nullptr;
 
@@ -128,7 +129,7 @@ bool take_origin_lock(const NameData &origin) {
     if (waited >= kPredecessorWaitMs)
       return false;
     // The network may have died without a word: the old connection would hold its locks for hours.
-    const int holder = holder_of(tag);
+    const int holder = waited % kLookForHolderMs == 0 ? holder_of(tag) : 0;
     if (holder != 0 && holder != ended && BackendPidGetProc(holder) != nullptr) {
       ereport(LOG, errmsg("ending the previous connection of node \"%s\"", NameStr(origin)),
               errdetail("Its process is %d.", holder));
