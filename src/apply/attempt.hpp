@@ -62,6 +62,7 @@ struct Attempt {
   ForeignKeyStore *foreign_keys;
   int subtransactions; // committed, with writes
   int64 wanted_before; // notes.wanted_count when the attempt began
+  int64 refused_before; // notes.refused_count then
 
   uint64 inserted, updated, deleted, unchanged;
   List *written; // of WrittenRows, by table
