@@ -39,10 +39,12 @@ FROM seal_sync.status WHERE direction = 'out'
 SQL
 }
 
-# Seconds that shipping what is pending will take; there is no eta while the peer is away
+# Seconds until everything pending will be there: the wait for the next attempt, and the shipping. There is
+# no eta while the peer is away.
 sql_estimate() {
   cat <<SQL
-SELECT coalesce(round(coalesce(extract(epoch FROM eta), (pending_keys / keys_per_second)::numeric), 1)::text, '?')
+SELECT coalesce(round((greatest(extract(epoch FROM next_retry_at - clock_timestamp()), 0) +
+    coalesce(extract(epoch FROM eta), (pending_keys / keys_per_second)::numeric))::numeric, 1)::text, '?')
 FROM seal_sync.status WHERE direction = 'out'
 SQL
 }

@@ -83,6 +83,7 @@ draw_seals() {
 
 prepare() {
   choose_major
+  [ "$major" -ge 15 ] || die "seal_sync needs PostgreSQL 15 or newer"
   bin=/usr/lib/postgresql/$major/bin
   install_missing
   [ -x "$bin/postgres" ] || die "PostgreSQL $major is not installed and could not be"
@@ -90,7 +91,7 @@ prepare() {
   mkdir -p "$work/bin" "$work/seals"
   cp "$demo/app" "$demo/verdict" "$demo/ledger.py" "$demo/schema.sql" "$work/bin/"
   draw_seals >"$work/draw.log" 2>&1 &
-  local drawing=$!
+  local seals=$!
   build_extension
-  wait $drawing || { tail -n 5 "$work/draw.log"; die "could not draw the seals"; }
+  wait $seals || { tail -n 5 "$work/draw.log"; die "could not draw the seals"; }
 }

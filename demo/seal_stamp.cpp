@@ -176,7 +176,8 @@ struct Release {
   void operator()(PangoFontDescription *p) const { pango_font_description_free(p); }
   void operator()(PangoLayout *p) const { g_object_unref(p); }
 };
-template <class T> using Owned = std::unique_ptr<T, Release>;
+template <class T>
+using Owned = std::unique_ptr<T, Release>;
 
 std::vector<std::string> characters(const std::string &text) {
   std::vector<std::string> result;
@@ -437,7 +438,8 @@ struct Options {
   int version = 1;
 };
 
-template <class T> T number_of(std::string_view option, std::string_view text, T least) {
+template <class T>
+T number_of(std::string_view option, std::string_view text, T least) {
   T value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size() || value < least)

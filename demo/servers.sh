@@ -44,15 +44,18 @@ server_stop() {
 }
 
 # The whole server at once, as if its machine had lost power: postmaster and every process it started.
+# Where nobody reaps the dead (a container without init), the postmaster's number stays taken and its
+# lock file would keep the next one from starting; after a reboot nothing would have that number.
 server_kill() {
-  local pids pid
+  local pids pid patience=100
   read -r pid <"$work/$1/postmaster.pid"
   pids="$pid $(cat "/proc/$pid/task/$pid/children")"
   echo "${pids% }"
   kill -9 $pids 2>/dev/null || :
   for pid in $pids; do
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+    while [ $patience -gt 0 ] && kill -0 "$pid" 2>/dev/null; do sleep 0.05; patience=$((patience - 1)); done
   done
+  [ $patience -gt 0 ] || rm -f "$work/$1/postmaster.pid"
 }
 
 psql_on() {

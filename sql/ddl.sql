@@ -101,6 +101,12 @@ ROLLBACK TO s;
 COMMIT;
 SELECT * FROM public.waiting;
 
+-- Commands with transactions of their own
+CREATE INDEX CONCURRENTLY t2_v ON app.t2 (v);
+REINDEX TABLE CONCURRENTLY app.t2;
+DROP INDEX CONCURRENTLY app.t2_v;
+VACUUM ANALYZE app.t2;
+
 -- Partitions come and go
 SET ROLE regress_owner;
 CREATE TABLE p_b PARTITION OF p FOR VALUES IN ('b') PARTITION BY RANGE (id);

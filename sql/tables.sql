@@ -102,7 +102,11 @@ SELECT count(*) FROM seal_sync.pending;
 CREATE SERVER west FOREIGN DATA WRAPPER seal_sync OPTIONS (host '/nonexistent', port '5432');
 CREATE USER MAPPING FOR seal_sync_worker SERVER west;
 \set VERBOSITY terse
+BEGIN;
 SELECT seal_sync.peer_create('west');
+SELECT relation::regclass, dirty_reason FROM seal_sync.table_state WHERE dirty_since IS NOT NULL ORDER BY relation::regclass::text;
+UPDATE seal_sync.table_state SET dirty_since = NULL; -- or all rows would be entered again, some seconds from now
+COMMIT;
 SELECT count(*) FROM seal_sync.pending;
 SELECT seal_sync.table_remove('"Größe ""x"""'), seal_sync.table_add('"Größe ""x"""', 'Bezirk');
 UPDATE "Größe ""x""" SET a = '{3}' WHERE "Schlüssel" = 'ZWEI';
@@ -141,6 +145,16 @@ CALL attempt($$SELECT seal_sync.table_add('p', 'cluster_id')$$);
 DROP TABLE p_u;
 SELECT seal_sync.table_add('p', 'cluster_id');
 CALL attempt($$SELECT seal_sync.cluster_drop('a')$$);
+
+-- Rows that were there before their cluster was declared
+CREATE TABLE early (id int PRIMARY KEY, cluster_id char(4));
+INSERT INTO early VALUES (1, 'a'), (2, 'x'), (3, 'y'), (4, 'z'), (5, NULL);
+SELECT seal_sync.table_add('early', 'cluster_id');
+SELECT seal_sync.cluster_create('x', 'east');
+SELECT seal_sync.cluster_create('z', 'west');
+SELECT seal_sync.cluster_alter('x', add_values => ARRAY['y', 'q']);
+SELECT kind, key, cluster FROM seal_sync.pending WHERE relation = 'early'::regclass ORDER BY key::text, xid;
+SELECT seal_sync.cluster_drop('x'), seal_sync.cluster_drop('z');
 
 -- TRUNCATE of a table whose rows are all ours is captured
 TRUNCATE p;

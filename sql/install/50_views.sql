@@ -348,7 +348,7 @@ WITH server AS MATERIALIZED (
         'SELECT seal_sync.resume(' || pg_catalog.quote_literal(r.peer) || ') goes on.'
     FROM routes r WHERE r.state = 'paused'
     UNION ALL
-    SELECT CASE WHEN r.state_since < pg_catalog.clock_timestamp() - interval '5 min' THEN 'critical' ELSE 'warning' END,
+    SELECT CASE WHEN r.state_since < pg_catalog.clock_timestamp() - interval '15 s' THEN 'critical' ELSE 'warning' END,
         'peer_' || r.state, 'peer ' || r.peer, r.state_since,
         pg_catalog.format('shipping to peer "%s" waits: %s', r.peer,
             CASE WHEN r.state = 'retrying' THEN coalesce(r.last_error, r.state_reason) ELSE coalesce(r.state_reason, r.state) END),

@@ -21,7 +21,10 @@ namespace {
 
 // More subtransactions than this overflow what other backends keep of a transaction (trap T16).
 constexpr int kMaxSubtransactions = 32;
-constexpr int kMaxAttempts = 100;
+constexpr int kMaxAttempts = 100; // that end with kRepeat and have found nothing out
+// The answer of an attempt is sent before its commit. It has to fit into the socket's buffers: a sender
+// that does not read must not keep our locks (trap T12).
+constexpr Size kMaxRefusalsInAnswer = 4096;
 
 int sqlstate_of(const char *s) { return MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]); }
 
@@ -121,6 +124,12 @@ bool looks_transient(const ErrorData *error) {
          error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 }
 
+/// Whether the next attempt starts from more than this one did.
+bool has_found_out(const Attempt *attempt) {
+  const BatchNotes &notes = attempt->session->notes;
+  return notes.refused_count > attempt->refused_before || notes.wanted_count > attempt->wanted_before;
+}
+
 void write_batch(Attempt *attempt, core::ByteSpan last_chunk);
 
 /// The first attempt; from the second on this session is careful by itself.
@@ -181,6 +190,11 @@ bytea *refusals_to_store(const BatchNotes &notes) {
 /// `stored`: number of refusals, then the refusals.
 void write_answer(core::Buffer *reply, core::wire::ApplyReply answer, const bytea *stored) {
   core::Reader refusals;
+  if (stored != nullptr && answer.status == core::wire::ApplyStatus::kApplied &&
+      VARSIZE_ANY_EXHDR(stored) > kMaxRefusalsInAnswer) {
+    answer.complete = 0;
+    stored = nullptr;
+  }
   if (stored != nullptr) {
     refusals = core::Reader(bytes_of(stored));
     answer.refusals = refusals.varint();
@@ -222,6 +236,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   core::wire::read(*in, request);
   if (!in->ok() || request.batch == 0 || request.batch > PG_INT64_MAX || request.previous > PG_INT64_MAX)
     damaged_message("batch");
+  request.complete_until = checked_complete_until(request.complete_until);
   read_claims(session, in, attempt);
   const core::ByteSpan last_chunk = in->bytes(in->remaining());
   attempt->careful = request.careful != 0;
@@ -231,7 +246,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   core::wire::ApplyReply answer;
   if (place_of(request, last, session) == Place::kAppliedBefore) {
     answer.status = core::wire::ApplyStatus::kAppliedBefore;
-    session->at_commit.applied = true;
+    session->at_commit.applied = session->at_commit.repeated = true;
     session->at_commit.batch = last.batch;
     session->at_commit.complete_until = last.complete_until;
     write_answer(reply, answer, last.refusals);
@@ -241,6 +256,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   begin_notes(&session->notes, session->context, request.batch_id);
   attempt->careful = attempt->careful || session->notes.careful;
   attempt->wanted_before = session->notes.wanted_count;
+  attempt->refused_before = session->notes.refused_count;
   check_claims(attempt);
 
   WhatIsApplied what = {session, attempt};
@@ -253,6 +269,14 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
     write_plainly(attempt, last_chunk);
   restore_settings(level);
   error_context_stack = callback.previous;
+
+  ListCell *cell;
+  foreach (cell, attempt->written) {
+    const auto *rows = static_cast<WrittenRows *>(lfirst(cell));
+    pg::TableStat counters = {};
+    counters.keys_applied = rows->rows;
+    pg::add_table_stat(rows->relation, NameStr(session->origin), counters);
+  }
 
   bytea *const refusals = refusals_to_store(session->notes);
   note_applied(NameStr(session->origin), static_cast<int64>(request.batch), request.batch_id,
@@ -357,7 +381,8 @@ bool is_row_error(const ErrorData *error) {
 
 void ask_to_repeat(Attempt *attempt, const char *why) {
   BatchNotes &notes = attempt->session->notes;
-  if (++notes.attempts > kMaxAttempts)
+  // An attempt that has found something out brings the end nearer: the notes are bounded.
+  if (!has_found_out(attempt) && ++notes.attempts > kMaxAttempts)
     ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
             errmsg("batch " UINT64_FORMAT " of node \"%s\" was repeated too often", attempt->request.batch,
                    NameStr(attempt->session->origin)));

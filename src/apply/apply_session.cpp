@@ -2,6 +2,7 @@
 #include "apply/apply_session.hpp"
 
 #include "apply/origin.hpp"
+#include "apply/relation_map.hpp"
 #include "apply/reply.hpp"
 
 extern "C" {
@@ -16,6 +17,7 @@ namespace {
 // Tells our advisory locks from those of pg_advisory_lock(), which use 1 and 2 here.
 constexpr uint16 kLockClass = 0x5ea1;
 constexpr int kPredecessorWaitMs = 5000;
+constexpr int kLookForHolderMs = 500; // reading the lock table stops all who lock
 
 Session *session = nullptr;
 
@@ -58,9 +60,11 @@ void at_transaction_end(XactEvent event, void *) {
   if (session->slot != nullptr) {
     LWLockAcquire(pg::shared_lock(), LW_EXCLUSIVE);
     const TimestampTz now = GetCurrentTimestamp();
-    session->slot->last_batch = done.batch;
-    session->slot->last_batch_rows = done.rows;
-    session->slot->last_batch_at = now;
+    if (!done.repeated || session->slot->last_batch != done.batch) {
+      session->slot->last_batch = done.batch;
+      session->slot->last_batch_rows = done.rows;
+      session->slot->last_batch_at = now;
+    }
     session->slot->last_contact_at = now;
     session->slot->complete_until = done.complete_until;
     LWLockRelease(pg::shared_lock());
@@ -86,6 +90,13 @@ void register_callbacks() {
 }
 
 } // namespace
+
+TimestampTz checked_complete_until(TimestampTz value) {
+  if (!IS_VALID_TIMESTAMP(value))
+    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+            errmsg("a peer is complete until a time that does not exist"));
+  return Min(value, GetCurrentTimestamp());
+}
 
 void contradiction(const char *message, const char *detail) {
   const char *const s = core::wire::kContradiction;
@@ -119,7 +130,7 @@ bool take_origin_lock(const NameData &origin) {
     if (waited >= kPredecessorWaitMs)
       return false;
     // The network may have died without a word: the old connection would hold its locks for hours.
-    const int holder = holder_of(tag);
+    const int holder = waited % kLookForHolderMs == 0 ? holder_of(tag) : 0;
     if (holder != 0 && holder != ended && BackendPidGetProc(holder) != nullptr) {
       ereport(LOG, errmsg("ending the previous connection of node \"%s\"", NameStr(origin)),
               errdetail("Its process is %d.", holder));
@@ -163,6 +174,7 @@ void close_session() {
   leave_slot(0, 0);
   Session *const old = session;
   session = nullptr;
+  stop_watching();
   drop_chunks(&old->buffer);
   MemoryContextDelete(old->context);
 }

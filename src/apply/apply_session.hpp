@@ -33,6 +33,7 @@ struct Session {
   struct AtCommit {
     bool confirmed;
     bool applied;
+    bool repeated; // only the answer: it was applied before
     int64 batch, rows;
     TimestampTz complete_until;
   } at_commit;
@@ -59,6 +60,10 @@ void forget_batch(Session *session);
 
 /// Copies times and numbers to shared memory, for status. Never fails.
 void publish_contact(Session *session, TimestampTz complete_until);
+
+/// What a peer says it is complete until, not later than now: its clock may be ahead of ours, and it
+/// may say anything.
+TimestampTz checked_complete_until(TimestampTz value);
 
 [[noreturn]] void contradiction(const char *message, const char *detail);
 

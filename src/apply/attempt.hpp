@@ -34,6 +34,12 @@ struct CurrentRow {
   int column_count;
 };
 
+/// For the counters of stat_table.
+struct WrittenRows {
+  Oid relation;
+  int64 rows;
+};
+
 struct Attempt {
   Session *session;
   core::wire::ApplyRequest request;
@@ -56,8 +62,10 @@ struct Attempt {
   ForeignKeyStore *foreign_keys;
   int subtransactions; // committed, with writes
   int64 wanted_before; // notes.wanted_count when the attempt began
+  int64 refused_before; // notes.refused_count then
 
   uint64 inserted, updated, deleted, unchanged;
+  List *written; // of WrittenRows, by table
 };
 
 /// Raises when a cluster of this batch is not the sender's any more. Cheap while the rules stand.

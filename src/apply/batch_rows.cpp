@@ -146,6 +146,7 @@ void write_one(Open *open, int i) {
 
 void flush_run(Open *open) {
   Attempt *const attempt = open->attempt;
+  open->target->written += open->run;
   if (open->run > 1 && insert_run(attempt, open->target, open->run, open->ordinals))
     attempt->inserted += static_cast<uint64>(open->run);
   else

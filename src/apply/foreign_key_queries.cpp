@@ -210,8 +210,9 @@ void execute(SPIPlanPtr plan, Oid owner, Datum *arguments, int count, bool *hit)
 } // namespace
 
 ForeignKey *list_foreign_keys(Relation relation, int *count) {
-  List *const outgoing = RelationGetFKeyList(relation);
-  const TriggerDesc *const triggers = relation->trigdesc;
+  // Copies: reading catalogs may rebuild the relcache entry and free what it holds.
+  List *const outgoing = static_cast<List *>(copyObjectImpl(RelationGetFKeyList(relation)));
+  const TriggerDesc *const triggers = CopyTriggerDesc(relation->trigdesc);
   const int most = list_length(outgoing) + (triggers != nullptr ? triggers->numtriggers : 0);
   *count = 0;
   if (most == 0)
@@ -238,7 +239,8 @@ ForeignKey *list_foreign_keys(Relation relation, int *count) {
 bool has_period_foreign_key(Relation relation) {
   bool found = false;
   ListCell *cell;
-  foreach (cell, RelationGetFKeyList(relation)) {
+  List *const keys = static_cast<List *>(copyObjectImpl(RelationGetFKeyList(relation)));
+  foreach (cell, keys) {
     const HeapTuple tuple = constraint_tuple(static_cast<ForeignKeyCacheInfo *>(lfirst(cell))->conoid);
     found = found || pg::foreign_key_has_period(form_of(tuple));
     ReleaseSysCache(tuple);

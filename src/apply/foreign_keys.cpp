@@ -71,8 +71,9 @@ CollectedKeys *collected(Attempt *attempt, const ForeignKey *key) {
   return entry;
 }
 
-/// False: nothing to check, a null among them (MATCH SIMPLE) or all of them null.
-bool read_values(const ForeignKey *key, TupleTableSlot *row, Datum *values, bool *nulls) {
+/// False: nothing to check, a null among them (MATCH SIMPLE) or all of them null. An old row is not
+/// judged: it may be older than the constraint (NOT VALID).
+bool read_values(const ForeignKey *key, TupleTableSlot *row, bool is_new, Datum *values, bool *nulls) {
   int null_count = 0;
   for (int i = 0; i < key->count; ++i) {
     values[i] = slot_getattr(row, key->attnos[i], &nulls[i]);
@@ -80,7 +81,7 @@ bool read_values(const ForeignKey *key, TupleTableSlot *row, Datum *values, bool
   }
   if (null_count == 0)
     return true;
-  if (!key->incoming && key->match == FKCONSTR_MATCH_FULL && null_count < key->count)
+  if (is_new && !key->incoming && key->match == FKCONSTR_MATCH_FULL && null_count < key->count)
     ereport(ERROR, errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
             errmsg("insert or update on table \"%s\" violates foreign key constraint \"%s\"",
                    get_rel_name(key->child), NameStr(key->name)),
@@ -229,8 +230,8 @@ void note_foreign_keys(Attempt *attempt, ForeignKeys *keys, TupleTableSlot *old,
     const ForeignKey *const key = &keys->keys[k];
     Datum old_values[INDEX_MAX_KEYS], now_values[INDEX_MAX_KEYS];
     bool nulls[INDEX_MAX_KEYS];
-    const bool had = old != nullptr && read_values(key, old, old_values, nulls);
-    const bool has = now != nullptr && read_values(key, now, now_values, nulls);
+    const bool had = old != nullptr && read_values(key, old, false, old_values, nulls);
+    const bool has = now != nullptr && read_values(key, now, true, now_values, nulls);
     if (had && has && same_values(key, old_values, now_values))
       continue;
     if (key->incoming ? had : has)

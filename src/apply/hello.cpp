@@ -99,11 +99,28 @@ Problem check_speaker(const ReceivedHello &hello) {
   return {};
 }
 
-/// The generation rule. `row` not found: the first contact ever.
+/// The login, the token and the generation rule. `row` not found: the first contact ever.
 Problem check_identity(const ReceivedHello &hello, const OriginRow &row) {
   const pg_uuid_t token = uuid_of(hello.request.token);
+  // The next one is issued from it, and is stored as a signed number.
+  if (Max(hello.request.generation, row.issued) >= static_cast<uint64>(PG_INT64_MAX))
+    return refused(core::wire::kContradiction,
+                   psprintf("node \"%s\" presents a generation that cannot be", NameStr(hello.node)),
+                   psprintf("It presents generation " UINT64_FORMAT ".", hello.request.generation));
   if (!row.found)
     return {};
+  // Every node that it speaks to knows its token. Only its own password tells it from those.
+  const char *const login = GetUserNameFromId(GetSessionUserId(), false);
+  if (strcmp(login, NameStr(row.login)) != 0)
+    return refused(core::wire::kContradiction,
+                   psprintf("node \"%s\" has logged in as role \"%s\", not as role \"%s\"",
+                            NameStr(hello.node), login, NameStr(row.login)),
+                   psprintf("Role \"%s\" is the one of the first contact.", NameStr(row.login)),
+                   psprintf("Correct the user mapping on node \"%s\". If the role was changed on purpose, call"
+                            " seal_sync.peer_drop('%s') and seal_sync.peer_create('%s') on node \"%s\", then"
+                            " the same for '%s' on node \"%s\".",
+                            NameStr(hello.node), NameStr(hello.node), NameStr(hello.node),
+                            config::local_node(), config::local_node(), NameStr(hello.node)));
   if (memcmp(&token, &row.token, sizeof token) != 0)
     return refused(core::wire::kContradiction,
                    psprintf("another node has spoken as \"%s\" before", NameStr(hello.node)),
@@ -117,7 +134,8 @@ Problem check_identity(const ReceivedHello &hello, const OriginRow &row) {
                    psprintf("It presents generation " UINT64_FORMAT ", but " UINT64_FORMAT
                             " has been used since.",
                             hello.request.generation, row.confirmed),
-                   "Only one of the copies may speak under this name; see seal_sync.node_adopt.");
+                   "Only one of the copies may speak under this name. If the peer was dropped and created "
+                   "again over there on purpose, do the same here.");
   return {};
 }
 

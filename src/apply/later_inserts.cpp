@@ -36,6 +36,19 @@ struct LaterInserts {
 
 namespace {
 
+/// The table's lock is held since the first of these rows; still, nothing is read by another layout.
+void check_layout(const Store *store, const Target *target) {
+  const TupleDesc now = RelationGetDescr(target->relation);
+  bool same = store->desc->natts == now->natts + kExtras;
+  for (int i = 0; same && i < now->natts; ++i) {
+    const Form_pg_attribute before = TupleDescAttr(store->desc, kExtras + i);
+    same = before->atttypid == TupleDescAttr(now, i)->atttypid &&
+           before->attisdropped == TupleDescAttr(now, i)->attisdropped;
+  }
+  if (!same)
+    schema_changed(target->descriptor, "Its columns have changed while a batch was applied.");
+}
+
 Store *store_of(Attempt *attempt, Target *target) {
   const MemoryContext caller = MemoryContextSwitchTo(attempt->context);
   if (attempt->later == nullptr) {
@@ -67,6 +80,8 @@ Store *store_of(Attempt *attempt, Target *target) {
     CurrentResourceOwner = attempt->owner;
     store->rows = tuplestore_begin_heap(false, false, work_mem);
     CurrentResourceOwner = owner;
+  } else {
+    check_layout(store, target);
   }
   MemoryContextSwitchTo(caller);
   return store;
@@ -162,6 +177,7 @@ void insert_range(Attempt *attempt, void *argument) {
   const auto *walk = static_cast<Walk *>(argument);
   Store *const store = walk->store;
   Target *const target = segment_target(attempt, store->descriptor);
+  check_layout(store, target);
   const OwnerScope scope = become_owner(target->owner);
   tuplestore_rescan(store->rows);
   while (tuplestore_gettupleslot(store->rows, true, false, store->slot)) {
@@ -200,6 +216,10 @@ void run_later_inserts(Attempt *attempt) {
       range->from = static_cast<int64>(from);
       range->until = static_cast<int64>(std::min<uint64>(until, PG_INT64_MAX));
     });
+    ExecDropSingleTupleTableSlot(store->slot); // it may point into the store
+    tuplestore_end(store->rows);
+    store->slot = nullptr;
+    store->rows = nullptr;
   }
 }
 

@@ -47,6 +47,7 @@ OriginRow read_origin(const NameData &node) {
     row.issued = static_cast<uint64>(DatumGetInt64(heap_getattr(found.tuple, kIssued, desc, &is_null)));
     row.confirmed =
         static_cast<uint64>(DatumGetInt64(heap_getattr(found.tuple, kConfirmed, desc, &is_null)));
+    row.login = *DatumGetName(heap_getattr(found.tuple, kLogin, desc, &is_null));
   }
   close(found);
   return row;
@@ -65,7 +66,7 @@ void issue_generation(const NameData &node, const pg_uuid_t &token, uint64 prese
   values[kConfirmed - 1] = Int64GetDatum(static_cast<int64>(presented));
   values[kLogin - 1] = NameGetDatum(&login);
   values[kFirstSeen - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
-  replace[kIssued - 1] = replace[kConfirmed - 1] = replace[kLogin - 1] = true;
+  replace[kIssued - 1] = replace[kConfirmed - 1] = true;
 
   Found found = find(&node, RowExclusiveLock);
   const TupleDesc desc = RelationGetDescr(found.heap);

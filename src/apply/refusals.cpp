@@ -35,6 +35,14 @@ char *copy_text(MemoryContext context, std::string_view text) {
   return copy;
 }
 
+/// No longer than kMaxText bytes: texts of errors may quote a value of any size.
+char *copy_cut(MemoryContext context, std::string_view text) {
+  if (text.size() > kMaxText)
+    text = text.substr(0, static_cast<std::size_t>(pg_mbcliplen(
+                              text.data(), static_cast<int>(text.size()), static_cast<int>(kMaxText))));
+  return copy_text(context, text);
+}
+
 uint8 *copy_bytes(MemoryContext context, core::ByteSpan bytes) {
   auto *copy = static_cast<uint8 *>(MemoryContextAlloc(context, bytes.size() + 1));
   memcpy(copy, bytes.data(), bytes.size());
@@ -75,7 +83,7 @@ void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refus
   if (notes->refused_count >= kMaxRefusals)
     ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
             errmsg("more than " INT64_FORMAT " rows of one batch are refused", kMaxRefusals),
-            errdetail("The last one: %s.", copy_text(CurrentMemoryContext, refusal.message)));
+            errdetail("The last one: %s.", copy_cut(CurrentMemoryContext, refusal.message)));
   // Copies before the entry: an error in between must not leave a half-filled one.
   Refused copy = {};
   copy.ordinal = ordinal;
@@ -85,8 +93,8 @@ void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refus
   copy.key = copy_bytes(notes->context, refusal.key);
   copy.key_size = static_cast<uint32>(refusal.key.size());
   memcpy(copy.sqlstate, refusal.sqlstate.data(), std::min<std::size_t>(refusal.sqlstate.size(), 5));
-  copy.message = copy_text(notes->context, refusal.message);
-  copy.detail = copy_text(notes->context, refusal.detail);
+  copy.message = copy_cut(notes->context, refusal.message);
+  copy.detail = copy_cut(notes->context, refusal.detail);
   copy.constraint = copy_text(notes->context, refusal.constraint);
   auto *entry = static_cast<Refused *>(hash_search(notes->refused, &ordinal, HASH_ENTER, nullptr));
   *entry = copy;

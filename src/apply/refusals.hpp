@@ -20,6 +20,7 @@ inline constexpr Ordinal ordinal_of(uint32 chunk, uint32 row) {
 
 inline constexpr int64 kMaxRefusals = 100000;
 inline constexpr int64 kMaxWanted = 50000;
+inline constexpr std::size_t kMaxText = 1024; // of a message or detail
 
 struct Refused {
   Ordinal ordinal; // hash key
@@ -57,7 +58,7 @@ void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &
 void drop_notes(BatchNotes *notes);
 
 bool is_refused(const BatchNotes *notes, Ordinal ordinal);
-/// key and texts are copied. Refusing twice keeps the first reason.
+/// key and texts are copied, long texts cut. Refusing twice keeps the first reason.
 void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refusal);
 /// All refusals, each as wire::Refusal; returns their number.
 uint64 write_refusals(const BatchNotes *notes, core::Buffer *out);

@@ -1,6 +1,7 @@
 // See relation_map.hpp.
 #include "apply/relation_map.hpp"
 
+#include "apply/foreign_key_queries.hpp"
 #include "apply/reply.hpp"
 #include "apply/settings.hpp"
 #include "apply/value_codec.hpp"
@@ -247,6 +248,14 @@ bool match_key(const Descriptor *descriptor, const config::Table *table, Problem
   return same;
 }
 
+/// Those that apply could not verify.
+bool match_foreign_keys(const Descriptor *descriptor, Relation relation, Problem *why) {
+  if (!has_period_foreign_key(relation))
+    return true;
+  *why = parked(descriptor, "0A000", "it has a foreign key over periods there, which cannot be verified");
+  return false;
+}
+
 bool match_cluster(const Descriptor *descriptor, const config::Table *table, TupleDesc desc, Problem *why) {
   const char *column = "", *constant = "";
   if (table->constant_cluster != nullptr)
@@ -279,7 +288,7 @@ bool match(Descriptor *descriptor, Relation relation, Problem *why) {
     return false;
   }
   if (!match_columns(descriptor, desc, why) || !match_unsent(descriptor, desc, why) ||
-      !match_key(descriptor, table, why) || !match_cluster(descriptor, table, desc, why))
+      !match_foreign_keys(descriptor, relation, why) || !match_key(descriptor, table, why) || !match_cluster(descriptor, table, desc, why))
     return false;
   descriptor->relation = RelationGetRelid(relation);
   descriptor->rules = config::version();
@@ -308,6 +317,8 @@ Relation open_by_name(const Descriptor *descriptor, LOCKMODE mode) {
 }
 
 } // namespace
+
+void stop_watching() { watched = nullptr; }
 
 Descriptor *find_descriptor(Session *session, uint64 number) {
   auto *entry = static_cast<TableEntry *>(hash_search(session->tables, &number, HASH_FIND, nullptr));
@@ -368,8 +379,12 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
   config::refresh();
 
   core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
-  const MemoryContext caller = MemoryContextSwitchTo(session->context);
+  // Below the call's memory until all has gone well.
+  const MemoryContext context =
+      AllocSetContextCreate(CurrentMemoryContext, "seal_sync described table", ALLOCSET_SMALL_SIZES);
+  const MemoryContext caller = MemoryContextSwitchTo(context);
   Descriptor *const descriptor = read_descriptor(&in, session->encoding);
+  descriptor->context = context;
   MemoryContextSwitchTo(caller);
 
   if (hash_get_num_entries(session->tables) >= kMaxDescribed)
@@ -387,10 +402,16 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
     table_close(relation, AccessShareLock);
   }
 
+  bool found;
   auto *entry = static_cast<TableEntry *>(
-      hash_search(session->tables, &descriptor->number, HASH_ENTER, nullptr));
+      hash_search(session->tables, &descriptor->number, HASH_ENTER, &found));
+  Descriptor *const before = found ? entry->descriptor : nullptr;
   entry->descriptor = fits ? descriptor : nullptr;
   watch(session);
+  if (fits)
+    MemoryContextSetParent(context, session->context);
+  if (before != nullptr)
+    MemoryContextDelete(before->context);
 
   core::Buffer reply = begin_reply();
   write(reply, why);

@@ -24,6 +24,7 @@ struct SentColumn {
 
 struct Descriptor {
   uint64 number;
+  MemoryContext context; // of its own, below the session's
   NameData schema, table;
   int column_count;
   SentColumn *columns;
@@ -34,6 +35,9 @@ struct Descriptor {
   bool valid;   // no invalidation since it was matched
   uint64 rules; // config::version() when it was matched
 };
+
+/// Before the descriptors of a session are freed: invalidations must not look at them any more.
+void stop_watching();
 
 /// Nothing was agreed about this number: raises.
 Descriptor *find_descriptor(Session *session, uint64 number);

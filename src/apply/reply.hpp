@@ -30,6 +30,9 @@ inline core::Buffer begin_reply() {
   return reply;
 }
 inline Datum finish_reply(core::Buffer &reply) {
+  if (!AllocSizeIsValid(reply.size))
+    ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+            errmsg("an answer to a peer is too long: %zu bytes", static_cast<std::size_t>(reply.size)));
   SET_VARSIZE(reply.data, reply.size);
   return PointerGetDatum(reply.data);
 }

@@ -95,7 +95,10 @@ bool same_value(TupleDesc desc, int i, TupleTableSlot *a, TupleTableSlot *b) {
   return datum_image_eq(a->tts_values[i], b->tts_values[i], attribute->attbyval, attribute->attlen);
 }
 
-bool changes_unique_columns(Leaf *leaf) {
+/// Whether leaf->next differs from leaf->existing in them; its generated columns are computed for that.
+bool changes_unique_columns(Target *target, Leaf *leaf) {
+  if (leaf->has_stored_generated)
+    ExecComputeStoredGenerated(leaf->result, target->estate, leaf->next, CMD_INSERT);
   const TupleDesc desc = RelationGetDescr(leaf->relation);
   int member = -1;
   while ((member = bms_next_member(leaf->unique_columns, member)) >= 0) {
@@ -236,7 +239,7 @@ Outcome put_existing(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlo
   }
   if (!merge(target, leaf, row))
     return Outcome::kUnchanged;
-  if (must_wait(attempt, leaf) && changes_unique_columns(leaf)) {
+  if (must_wait(attempt, leaf) && changes_unique_columns(target, leaf)) {
     if (!check_cluster(attempt, target, leaf, leaf->next, false))
       return Outcome::kRefused;
     const int64 mark = later_mark(attempt);

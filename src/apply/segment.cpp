@@ -58,7 +58,9 @@ ErrorData *try_segment(Attempt *attempt, SegmentWork work, void *argument) {
     RollbackAndReleaseCurrentSubTransaction();
     MemoryContextSwitchTo(attempt->context);
     if (attempt->current.descriptor != nullptr) { // its bytes go with the segment's memory
+      MemoryContextSwitchTo(attempt->rows);
       const core::ByteSpan key = current_key(attempt);
+      MemoryContextSwitchTo(attempt->context);
       auto *copy = static_cast<uint8 *>(palloc(key.size() + 1));
       memcpy(copy, key.data(), key.size());
       attempt->current.bytes = {copy, key.size()};
@@ -82,6 +84,16 @@ ErrorData *try_segment(Attempt *attempt, SegmentWork work, void *argument) {
   return error;
 }
 
+void note_written(Attempt *attempt, const Target *target) {
+  if (target->written == 0)
+    return;
+  const MemoryContext caller = MemoryContextSwitchTo(attempt->context);
+  auto *rows = static_cast<WrittenRows *>(palloc(sizeof(WrittenRows)));
+  *rows = {RelationGetRelid(target->relation), target->written};
+  attempt->written = lappend(attempt->written, rows);
+  MemoryContextSwitchTo(caller);
+}
+
 } // namespace
 
 void begin_segment(Attempt *attempt) {
@@ -97,8 +109,10 @@ void begin_segment(Attempt *attempt) {
 void end_segment(Attempt *attempt) {
   HASH_SEQ_STATUS status;
   hash_seq_init(&status, attempt->targets);
-  while (auto *entry = static_cast<TargetEntry *>(hash_seq_search(&status)))
+  while (auto *entry = static_cast<TargetEntry *>(hash_seq_search(&status))) {
+    note_written(attempt, entry->target);
     close_target(entry->target);
+  }
   attempt->targets = nullptr;
   attempt->current = {};
   MemoryContextReset(attempt->segment);
@@ -110,7 +124,7 @@ Target *segment_target(Attempt *attempt, Descriptor *descriptor) {
   if (entry != nullptr)
     return entry->target;
   const MemoryContext caller = MemoryContextSwitchTo(attempt->segment);
-  Target *const target = open_target(attempt->session, descriptor);
+  Target *const target = open_target(attempt, descriptor);
   entry = static_cast<TargetEntry *>(
       hash_search(attempt->targets, &descriptor->number, HASH_ENTER, nullptr));
   entry->target = target;
@@ -119,30 +133,44 @@ Target *segment_target(Attempt *attempt, Descriptor *descriptor) {
   return target;
 }
 
+namespace {
+
+/// The row that failed, with the reason; its bytes are a copy (try_segment).
+struct Failure {
+  ErrorData *error;
+  CurrentRow row;
+};
+
+void forget_failure(Failure *failure) {
+  if (failure->error == nullptr)
+    return;
+  FreeErrorData(failure->error);
+  pfree(const_cast<uint8 *>(failure->row.bytes.data()));
+  *failure = {};
+}
+
+} // namespace
+
 void run_careful(Attempt *attempt, SegmentWork work, void *argument, SetRange set_range) {
   constexpr uint64 kEnd = PG_UINT64_MAX;
   uint64 from = 0, until = kEnd;
-  ErrorData *failure = nullptr; // of the row at `until`
-  CurrentRow failed_row = {};
+  Failure failure = {}; // of the row at `until`
   for (;;) {
     set_range(argument, from, until);
     ErrorData *const error = try_segment(attempt, work, argument);
-    if (error != nullptr && attempt->position > from) {
-      // Those before it are good, or will fail themselves when run again.
-      failure = error;
-      failed_row = attempt->current;
-      until = attempt->position;
-      continue;
-    }
     if (error == nullptr && until == kEnd)
       return;
-    if (error != nullptr) { // the very first row
-      failure = error;
-      failed_row = attempt->current;
+    if (error != nullptr) {
+      forget_failure(&failure);
+      failure = {error, attempt->current};
       until = attempt->position;
+      if (until > from)
+        continue; // those before it are good, or will fail themselves when run again
     }
-    attempt->current = failed_row;
-    settle_failed_row(attempt, failure);
+    attempt->current = failure.row;
+    settle_failed_row(attempt, failure.error);
+    attempt->current = {};
+    forget_failure(&failure);
     from = until + 1;
     until = kEnd;
   }

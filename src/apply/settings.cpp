@@ -20,10 +20,13 @@ void require_durable_commit() {
 }
 
 void bound_lock_waits() {
+  // A wait is checked for a deadlock once. When this session closes the circle, it finds it after 10 ms
+  // and is the victim. When an application's transaction closes it, that one finds it after its own
+  // deadlock_timeout: by then this session must have given up.
   char value[32];
-  snprintf(value, sizeof value, "%d", guc::apply_lock_timeout);
+  const int others_look_after = Max(DeadlockTimeout, 10);
+  snprintf(value, sizeof value, "%d", Min(guc::apply_lock_timeout, others_look_after - others_look_after / 10));
   set("lock_timeout", value, GUC_ACTION_LOCAL);
-  // Who checks first is the one that dies: the application's transaction waits 1 s before it looks.
   set("deadlock_timeout", "10", GUC_ACTION_LOCAL);
 }
 

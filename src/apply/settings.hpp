@@ -13,7 +13,7 @@ namespace seal_sync::apply {
 /// COMMIT must not return before this transaction is on disk; stronger levels stay as they are.
 void require_durable_commit();
 
-/// Gives way soon: short lock timeout, and the victim of every deadlock.
+/// Gives way soon: a short lock timeout, and the loser of every deadlock. Once per transaction.
 void bound_lock_waits();
 
 /// Returns the nest level for restore_settings().

@@ -3,6 +3,7 @@
 
 #include "apply/target.hpp"
 
+#include "apply/attempt.hpp"
 #include "apply/foreign_keys.hpp"
 #include "apply/trigger_filter.hpp"
 
@@ -31,6 +32,15 @@ AttrNumber *map_to_root(Relation leaf, Relation root) {
         map[i] = static_cast<AttrNumber>(j + 1);
   }
   return map;
+}
+
+/// A lock that is held already, once more for what outlives the segment: a subtransaction that is rolled
+/// back gives up its own locks.
+void keep_lock(Oid relation, ResourceOwner keeper) {
+  const ResourceOwner owner = CurrentResourceOwner;
+  CurrentResourceOwner = keeper;
+  LockRelationOid(relation, RowExclusiveLock);
+  CurrentResourceOwner = owner;
 }
 
 void open_lookup(Leaf *leaf, Oid key_index) {
@@ -81,6 +91,8 @@ void fill_leaf(Target *target, Leaf *leaf, ResultRelInfo *result) {
     ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
             errmsg("cannot apply rows to \"%s\": it is not a table",
                    RelationGetRelationName(leaf->relation)));
+  if (leaf->relation != target->relation)
+    keep_lock(leaf->oid, target->locks);
   // The lock is there now: roles that changed before it must be seen (the fence of a role change
   // waits for whoever got his lock earlier).
   config::refresh();
@@ -90,8 +102,7 @@ void fill_leaf(Target *target, Leaf *leaf, ResultRelInfo *result) {
     schema_changed(target->descriptor, "It is not registered any more, or has lost its primary key.");
   if (leaf->relation != target->relation)
     leaf->root_attnos = map_to_root(leaf->relation, target->relation);
-  result->ri_TrigDesc = replica_triggers(leaf->relation->trigdesc);
-  target->fires_triggers |= result->ri_TrigDesc != nullptr;
+  result->ri_TrigDesc = replica_triggers(result->ri_TrigDesc);
   const TupleConstr *const constraints = RelationGetDescr(leaf->relation)->constr;
   leaf->has_stored_generated = constraints != nullptr && constraints->has_generated_stored;
   leaf->existing = table_slot_create(leaf->relation, nullptr);
@@ -151,15 +162,21 @@ void open_defaults(Target *target) {
 
 } // namespace
 
-Target *open_target(Session *session, Descriptor *descriptor) {
+Target *open_target(Attempt *attempt, Descriptor *descriptor) {
+  Session *const session = attempt->session;
   auto *target = static_cast<Target *>(palloc0(sizeof(Target)));
   target->number = descriptor->number;
   target->context = CurrentMemoryContext;
   target->descriptor = descriptor;
+  target->locks = attempt->owner;
   target->relation = open_described(session, descriptor, RowExclusiveLock);
+  keep_lock(RelationGetRelid(target->relation), target->locks);
   config::refresh();
   recheck_descriptor(session, descriptor, RelationGetRelid(target->relation));
   target->owner = target->relation->rd_rel->relowner;
+  // Functions that are IMMUTABLE by name run already here, when defaults and index expressions are
+  // simplified: as the owner, like all code of the table's.
+  const OwnerScope scope = become_owner(target->owner);
 
   target->estate = CreateExecutorState();
   target->updated_columns = pg::init_range_table(target->estate, target->relation);
@@ -189,6 +206,7 @@ Target *open_target(Session *session, Descriptor *descriptor) {
     target->only = static_cast<Leaf *>(palloc0(sizeof(Leaf)));
     fill_leaf(target, target->only, target->result);
   }
+  leave_owner(scope);
   return target;
 }
 

@@ -14,6 +14,7 @@
 
 namespace seal_sync::apply {
 
+struct Attempt;     // attempt.hpp
 struct ForeignKeys; // foreign_keys.hpp, per leaf
 
 /// A relation that holds rows: the table itself, or one partition.
@@ -49,12 +50,13 @@ struct Target {
   Descriptor *descriptor;
   Relation relation;
   Oid owner;
+  ResourceOwner locks; // attempt->owner
   EState *estate;
   ResultRelInfo *result;
   Bitmapset **updated_columns;
   EPQState epq;
-  bool fires_triggers; // it or a partition has triggers that fire here
-  bool after_query;    // between AfterTriggerBeginQuery and EndQuery
+  bool after_query; // between AfterTriggerBeginQuery and EndQuery
+  int64 written;    // rows, for the counters
 
   Leaf *only;                     // not partitioned
   ModifyTableState *modify;       // partitioned
@@ -71,8 +73,9 @@ struct Target {
   TupleTableSlot *incoming[kRun]; // rows in the target's layout, made when needed
 };
 
-/// Everything is made in the current memory context.
-Target *open_target(Session *session, Descriptor *descriptor);
+/// Everything is made in the current memory context. Locks are taken for attempt->owner: they stay when
+/// the segment is rolled back, so that tables keep their shape until the end of the attempt.
+Target *open_target(Attempt *attempt, Descriptor *descriptor);
 void close_target(Target *target);
 
 /// The slot for the i-th row of a run, empty.

@@ -36,7 +36,7 @@ void set_flags(TriggerDesc *desc, const Trigger &trigger) {
 
 } // namespace
 
-TriggerDesc *replica_triggers(const TriggerDesc *all) {
+TriggerDesc *replica_triggers(TriggerDesc *all) {
   if (all == nullptr)
     return nullptr;
   int count = 0;
@@ -44,14 +44,16 @@ TriggerDesc *replica_triggers(const TriggerDesc *all) {
     count += fires(all->triggers[i]) ? 1 : 0;
   if (count == 0)
     return nullptr;
-  // The relcache's own may be freed by an invalidation while we use it.
-  TriggerDesc *const copy = CopyTriggerDesc(const_cast<TriggerDesc *>(all));
   auto *kept = static_cast<TriggerDesc *>(palloc0(sizeof(TriggerDesc)));
   kept->triggers = static_cast<Trigger *>(palloc(sizeof(Trigger) * count));
-  for (int i = 0; i < copy->numtriggers; ++i)
-    if (fires(copy->triggers[i])) {
-      kept->triggers[kept->numtriggers++] = copy->triggers[i];
-      set_flags(kept, copy->triggers[i]);
+  // Catalogs are read again: never keep more than were counted.
+  for (int i = 0; i < all->numtriggers && kept->numtriggers < count; ++i)
+    if (fires(all->triggers[i])) {
+      Trigger *const trigger = &kept->triggers[kept->numtriggers++];
+      *trigger = all->triggers[i];
+      // A deferred one could not be queued under restricted security: all fire with their row.
+      trigger->tgdeferrable = trigger->tginitdeferred = false;
+      set_flags(kept, *trigger);
     }
   return kept;
 }

@@ -11,7 +11,9 @@
 
 namespace seal_sync::apply {
 
-/// A copy without the others in the current memory context; nullptr when none is left.
-TriggerDesc *replica_triggers(const TriggerDesc *all);
+/// A list without the others in the current memory context, which shares what triggers point to; nullptr
+/// when none is left. `all` must be a copy (ri_TrigDesc): catalogs are read here, and that may free the
+/// relcache's own.
+TriggerDesc *replica_triggers(TriggerDesc *all);
 
 } // namespace seal_sync::apply

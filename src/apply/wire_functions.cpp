@@ -6,6 +6,7 @@
 #include "apply/apply_batch.hpp"
 #include "apply/progress.hpp"
 #include "apply/reply.hpp"
+#include "apply/settings.hpp"
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
 
@@ -88,10 +89,13 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_heartbeat) {
   Session *const session = current_session();
   core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
   const uint64 generation = in.u64();
-  const auto complete_until = static_cast<TimestampTz>(in.i64());
+  const auto told = static_cast<TimestampTz>(in.i64());
   if (!in.ok() || !in.at_end())
     damaged_message("heartbeat");
+  const TimestampTz complete_until = checked_complete_until(told);
   config::refresh();
+  if (!session->confirmed) // what is confirmed must not be lost in a crash
+    require_durable_commit();
   check_generation(session, generation);
   publish_contact(session, complete_until);
   const Applied last = last_applied(NameStr(session->origin));

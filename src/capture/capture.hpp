@@ -14,4 +14,8 @@ void init_trigger(); // part of init()
 /// out. Returns the number of keys.
 int64 recapture(Oid relation);
 
+/// The same for rows whose cluster column holds one of these values: rows that were there before a
+/// cluster was declared for them. Needs no lock: until then the guard has refused to change them.
+int64 recapture_values(Oid relation, const char *const *values, int count);
+
 } // namespace seal_sync::capture

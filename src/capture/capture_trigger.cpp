@@ -141,7 +141,10 @@ template <typename Fn> void for_each_live_row(Oid relation, Fn fn) {
 
 void init_trigger() { RegisterXactCallback(forget_statement, nullptr); }
 
-int64 recapture(Oid relation) {
+namespace {
+
+/// Enters each live row below `relation` that `wanted` wants and whose cluster has its primary here.
+template <typename Fn> int64 recapture_rows(Oid relation, Fn wanted) {
   config::refresh();
   int64 keys = 0;
   List *relations = find_all_inheritors(relation, AccessShareLock, nullptr);
@@ -156,7 +159,7 @@ int64 recapture(Oid relation) {
     require_usable(table);
     for_each_live_row(leaf, [&](TupleTableSlot *row) {
       const config::Cluster *cluster = config::cluster_of(table, row);
-      if (cluster != nullptr && cluster->primary_here) {
+      if (cluster != nullptr && cluster->primary_here && wanted(table, row)) {
         remember(core::ChangeKind::kWhole, table, cluster, {}, row);
         keys++;
       }
@@ -164,6 +167,31 @@ int64 recapture(Oid relation) {
   }
   list_free(relations);
   return keys;
+}
+
+} // namespace
+
+int64 recapture(Oid relation) {
+  return recapture_rows(relation, [](config::Table *, TupleTableSlot *) { return true; });
+}
+
+int64 recapture_values(Oid relation, const char *const *values, int count) {
+  return recapture_rows(relation, [&](config::Table *table, TupleTableSlot *row) {
+    if (table->constant_cluster != nullptr)
+      return false;
+    bool is_null;
+    const Datum value = slot_getattr(row, table->cluster_attno, &is_null);
+    char *text = OutputFunctionCall(&table->cluster_out, value); // never null: it has a cluster
+    size_t length = strlen(text);
+    if (table->cluster_blank_padded)
+      while (length > 0 && text[length - 1] == ' ')
+        length--;
+    bool found = false;
+    for (int i = 0; i < count && !found; i++)
+      found = strlen(values[i]) == length && memcmp(values[i], text, length) == 0;
+    pfree(text);
+    return found;
+  });
 }
 
 } // namespace seal_sync::capture

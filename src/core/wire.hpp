@@ -278,7 +278,10 @@ struct ApplyReply {
   std::uint64_t deleted = 0;
   std::uint64_t unchanged = 0; // deletes of absent rows and the like
   std::uint64_t apply_us = 0;  // time spent in wire_apply
-  std::uint64_t refusals = 0;  // records follow
+  // 0: there are refusals, too many to be sent while the transaction is open. The same wire_apply once
+  // more brings them, with kAppliedBefore.
+  std::uint8_t complete = 1;
+  std::uint64_t refusals = 0; // records follow
 };
 inline void write(Buffer &out, const ApplyReply &r) {
   out.u8(static_cast<std::uint8_t>(r.status));
@@ -287,6 +290,7 @@ inline void write(Buffer &out, const ApplyReply &r) {
   out.varint(r.deleted);
   out.varint(r.unchanged);
   out.varint(r.apply_us);
+  out.u8(r.complete);
   out.varint(r.refusals);
 }
 inline void read(Reader &in, ApplyReply &r) {
@@ -296,6 +300,7 @@ inline void read(Reader &in, ApplyReply &r) {
   r.deleted = in.varint();
   r.unchanged = in.varint();
   r.apply_us = in.varint();
+  r.complete = in.u8();
   r.refusals = in.varint();
 }
 

@@ -184,6 +184,19 @@ std::string Target::where() const {
          (port.empty() ? "" : ", port " + port);
 }
 
+namespace {
+
+/// As for postgres_fdw: whoever may define a server must not be able to use the identity of the
+/// operating-system user that runs us (trust and peer authentication, ~/.pgpass, client certificates).
+core::Error password_required(const std::string &server) {
+  return {"2F003", "password is required for server \"" + server + "\"",
+          "The owner of the foreign server is no superuser, so the peer must ask for a password, and the user "
+          "mapping must give it.",
+          "ALTER USER MAPPING FOR seal_sync_worker … OPTIONS (ADD password '…'), or have a superuser own the server."};
+}
+
+} // namespace
+
 Target target_of(const std::string &server) {
   struct Pair {
     const char *name;
@@ -193,10 +206,11 @@ Target target_of(const std::string &server) {
     Pair *pairs;
     int count;
     const char *problem;
+    bool trusted;
   };
   const char *name = server.c_str();
   const Found found = pg::call([name] {
-    Found out = {nullptr, 0, nullptr};
+    Found out = {nullptr, 0, nullptr, false};
     const ForeignServer *foreign = GetForeignServerByName(name, true);
     if (foreign == nullptr) {
       out.problem = "does not exist";
@@ -206,6 +220,7 @@ Target target_of(const std::string &server) {
       out.problem = "does not belong to foreign-data wrapper \"seal_sync\"";
       return out;
     }
+    out.trusted = superuser_arg(foreign->owner);
     const Oid role = get_role_oid("seal_sync_worker", true);
     // GetUserMapping() raises when there is none; that is worth a message of its own.
     if (!SearchSysCacheExists2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(role),
@@ -235,9 +250,20 @@ Target target_of(const std::string &server) {
                       "CREATE USER MAPPING FOR seal_sync_worker SERVER … OPTIONS (user '…').");
   Target target;
   target.server = server;
-  for (int i = 0; i < found.count; i++)
-    if (find_option(found.pairs[i].name) != nullptr)
-      target.options.emplace_back(found.pairs[i].name, found.pairs[i].value);
+  target.trusted = found.trusted;
+  for (int i = 0; i < found.count; i++) {
+    const Option *option = find_option(found.pairs[i].name);
+    if (option == nullptr)
+      continue;
+    if (option->file && !target.trusted)
+      throw core::Error("42501", "option \"" + std::string(option->name) + "\" of server \"" + server + "\" is for superusers",
+                        "It names a file of the operating-system user that runs the server, and the owner of "
+                        "the foreign server is no superuser.",
+                        "ALTER SERVER … OWNER TO a superuser, or use a password.");
+    target.options.emplace_back(option->name, found.pairs[i].value);
+  }
+  if (!target.trusted && target.option("password").empty())
+    throw password_required(server);
   return target;
 }
 
@@ -265,6 +291,13 @@ Connection::Connection(const Target &target, const std::string &route, const pg:
   };
   for (const auto &[name, value] : target.options)
     add(name.c_str(), value.c_str());
+  if (!target.trusted) {
+    // Neither files nor tickets of the operating-system user.
+    add("passfile", "/nonexistent/seal_sync");
+    add("sslcert", "/nonexistent/seal_sync");
+    add("sslkey", "/nonexistent/seal_sync");
+    add("gssencmode", "disable");
+  }
   add("application_name", application.c_str());
   add("client_encoding", GetDatabaseEncodingName());
   add("options", kPins);
@@ -327,6 +360,8 @@ Connection::Connection(const Target &target, const std::string &route, const pg:
       polling = PQconnectPoll(conn_);
     }
     PQsetErrorVerbosity(conn_, PQERRORS_DEFAULT);
+    if (!target.trusted && PQconnectionUsedPassword(conn_) == 0)
+      throw password_required(target.server);
     if (PQsetnonblocking(conn_, 1) != 0)
       throw failed("08001", trimmed(PQerrorMessage(conn_)));
     at = Step::kConnected;
@@ -492,7 +527,7 @@ void Connection::finish_puts(const pg::Deadline &deadline) {
 Bytes Connection::apply(core::ByteSpan request, const pg::Deadline &deadline) {
   // Never below the peer's own setting: remote_apply stays what it is.
   std::string sql =
-      "BEGIN; SELECT pg_catalog.set_config('synchronous_commit', 'on', true) WHERE "
+      "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE; SELECT pg_catalog.set_config('synchronous_commit', 'on', true) WHERE "
       "pg_catalog.current_setting('synchronous_commit') NOT IN ('on', 'remote_apply'); "
       "SET LOCAL lock_timeout = " +
       std::to_string(guc::apply_lock_timeout) + "; SELECT seal_sync.wire_apply('\\x";

@@ -24,6 +24,7 @@ using Bytes = std::vector<std::uint8_t>;
 struct Target {
   std::string server;
   std::vector<std::pair<std::string, std::string>> options; // passwords too: never print
+  bool trusted = false; // the server belongs to a superuser; else a password must have been asked for
 
   [[nodiscard]] std::string option(std::string_view name) const;
   [[nodiscard]] std::string where() const; // server, host and port, for messages

@@ -617,17 +617,14 @@ HeldReason reason_of(const core::wire::Refusal &refusal, uint64 batch) {
   return reason;
 }
 
-Oid relation_of(const core::wire::Refusal &refusal) {
-  const Oid schema = get_namespace_oid(to_cstring(refusal.schema), true);
-  return OidIsValid(schema) ? get_relname_relid(to_cstring(refusal.table), schema) : InvalidOid;
-}
-
 void quarantine(Batch *batch, const core::wire::Refusal &refusal) {
-  const Oid relation = relation_of(refusal);
+  // By the name the peer was told: the table may have been renamed since.
   TableWork *work = nullptr;
-  for (int t = 0; t < batch->table_count; t++)
-    if (batch->order[t]->root == relation)
+  for (int t = 0; t < batch->table_count; t++) {
+    const SentTable *sent = batch->order[t]->sent;
+    if (sent->name != nullptr && refusal.table == sent->name && refusal.schema == sent->schema)
       work = batch->order[t];
+  }
   if (work == nullptr)
     ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
             errmsg("the peer refuses a key of a table that this batch does not have"));
@@ -637,7 +634,7 @@ void quarantine(Batch *batch, const core::wire::Refusal &refusal) {
   core::Buffer key;
   init_buffer(&key, batch->context);
   write_key(&key, work->table, values);
-  keep_held(batch, hold_key(NameStr(batch->session->peer), relation, InvalidOid, 0, key.span(),
+  keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, InvalidOid, 0, key.span(),
                             reason_of(refusal, batch->number)));
 }
 
@@ -687,28 +684,21 @@ void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals,
 
 void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals, uint64 refusal_count) {
   const char *peer = NameStr(session->peer);
-  LeftOut left_out = left_out_of(peer, entry.number, entry.id);
+  const LeftOut left_out = left_out_of(peer, entry.number, entry.id);
   const HistoryEntry before = last_acknowledged(peer);
 
-  // The rows are not read again, so a refusal is taken for its whole table: each key of the window is
-  // tried once more on its own.
+  // The rows are not read again and tables may have other names by now, so with any refusal each key of
+  // the window is tried once more.
   HeldReason reason{"quarantined"};
   reason.message = "refused in a batch whose answer was lost";
   reason.batch = static_cast<int64>(entry.number);
-  bool whole_window = false;
+  const bool whole_window = refusal_count > 0;
   for (uint64 i = 0; i < refusal_count; i++) {
     core::wire::Refusal refusal;
     core::wire::read(*refusals, refusal);
     if (!refusals->ok())
       ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
               errmsg("the peer's list of refused keys cannot be read"));
-    const Oid relation = relation_of(refusal);
-    whole_window = whole_window || !OidIsValid(relation); // renamed since: it may be any table
-    left_out.roots = static_cast<Oid *>(
-        left_out.roots == nullptr
-            ? palloc(sizeof(Oid))
-            : repalloc(left_out.roots, sizeof(Oid) * static_cast<size_t>(left_out.root_count + 1)));
-    left_out.roots[left_out.root_count++] = relation;
   }
   if (before.found) {
     const Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());

@@ -178,7 +178,7 @@ SentTable *sent_table(Session *session, const config::Table *root) {
     sent->columns = nullptr;
   if (!found || sent->signature != root->signature || sent->columns == nullptr) {
     sent->columns = nullptr;
-    sent->sqlstate = sent->message = sent->detail = sent->hint = nullptr;
+    sent->schema = sent->name = sent->sqlstate = sent->message = sent->detail = sent->hint = nullptr;
     MemoryContextReset(sent->context);
     const MemoryContext old = MemoryContextSwitchTo(sent->context);
     fill(sent, root);
@@ -189,11 +189,13 @@ SentTable *sent_table(Session *session, const config::Table *root) {
   return sent;
 }
 
-void write_description(const SentTable *sent, const config::Table *root, core::Buffer *out) {
+void write_description(SentTable *sent, const config::Table *root, core::Buffer *out) {
+  sent->schema = MemoryContextStrdup(sent->context, get_namespace_name(get_rel_namespace(root->root)));
+  sent->name = MemoryContextStrdup(sent->context, get_rel_name(root->root));
   out->varint(sent->number);
   core::wire::TableHead head;
-  head.schema = get_namespace_name(get_rel_namespace(root->root));
-  head.name = get_rel_name(root->root);
+  head.schema = sent->schema;
+  head.name = sent->name;
   head.columns = static_cast<uint64>(sent->column_count);
   core::wire::write(*out, head);
   for (int i = 0; i < sent->column_count; i++) {

@@ -28,6 +28,8 @@ struct SentTable {
   uint64 signature; // of the config::Table it was made from
   uint32 number; // on this connection, kept when it is described again
   MemoryContext context; // of what follows
+  char *schema; // as the peer was told
+  char *name;
   TableFit fit;
   TimestampTz decided_at; // a table that does not fit is asked for again after a while
   int column_count;
@@ -44,7 +46,7 @@ struct SentTable {
 SentTable *sent_table(Session *session, const config::Table *root);
 /// False: the peer has said lately that it does not take this table.
 bool fits_or_unknown(const SentTable *sent);
-void write_description(const SentTable *sent, const config::Table *root, core::Buffer *out);
+void write_description(SentTable *sent, const config::Table *root, core::Buffer *out);
 TableFit read_description_reply(SentTable *sent, core::Reader *reply);
 
 /// Appends one value in the column's wire form.

@@ -34,12 +34,18 @@ struct Row {
 
 /// Calls fn(row values) for each row of the peer, both tables, newest state.
 template <typename Fn> void for_each_entry(const char *peer, Fn fn) {
+  // Both tables are locked before the snapshot is taken: rotation carries rows from one to the other and
+  // empties it, and in between neither would show them.
+  Relation tables[kTables];
   for (int t = 0; t < kTables; t++) {
     const Oid oid = history_table(t);
-    if (!OidIsValid(oid))
+    tables[t] = OidIsValid(oid) ? table_open(oid, AccessShareLock) : nullptr;
+  }
+  const Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+  for (const Relation rel : tables) {
+    if (rel == nullptr)
       continue;
-    const Relation rel = table_open(oid, AccessShareLock);
-    const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
+    const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, nullptr);
     HeapTuple tuple;
     while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
       Datum values[kColumns];
@@ -49,8 +55,11 @@ template <typename Fn> void for_each_entry(const char *peer, Fn fn) {
         fn(values);
     }
     systable_endscan(scan);
-    table_close(rel, AccessShareLock);
   }
+  UnregisterSnapshot(snapshot);
+  for (const Relation rel : tables)
+    if (rel != nullptr)
+      table_close(rel, AccessShareLock);
 }
 
 HistoryEntry to_entry(Datum *values) {
@@ -85,10 +94,10 @@ HistoryEntry newest_of_kind(const char *peer, char kind) {
 
 void insert_history(const char *peer, char kind, uint64 number, const core::wire::Id &id,
                     const Position &position, const LeftOut &left_out, int64 keys, bool durable) {
-  // The newest entry number is kept per process: only this route's worker writes its history.
+  // A route worker, the only one that writes often, keeps the newest entry number.
   static NameData cached_peer;
   static int64 cached_entry = -1;
-  if (cached_entry < 0 || namestrcmp(&cached_peer, peer) != 0) {
+  if (cached_entry < 0 || MyBackendType != B_BG_WORKER || namestrcmp(&cached_peer, peer) != 0) {
     namestrcpy(&cached_peer, peer);
     cached_entry = last_entry(peer);
   }

@@ -18,6 +18,7 @@ namespace seal_sync::scan {
 
 namespace {
 
+constexpr BlockNumber kHistoryWorthRotating = 64;
 constexpr BlockNumber kFullSegmentBlocks = 64 * 1024 * 1024 / BLCKSZ;
 
 int64 limit_bytes() { return static_cast<int64>(guc::max_log_size) * 1024 * 1024; }
@@ -239,7 +240,8 @@ void rotate_history(TimestampTz keep_since) {
     return;
   if (blocks_of(oid) == 0) {
     snprintf(name, sizeof name, "route_history_%u", current);
-    if (history_is_old(config::own_relation(name), keep_since))
+    const Oid table = config::own_relation(name);
+    if (blocks_of(table) > kHistoryWorthRotating && history_is_old(table, keep_since))
       pg_atomic_write_u32(&slot->history, other);
     return;
   }

@@ -1,5 +1,6 @@
 // cluster_create, cluster_alter, cluster_drop, is_primary, primary_of.
 
+#include "capture/capture.hpp"
 #include "config/config.hpp"
 #include "sql_api/spi.hpp"
 
@@ -49,6 +50,20 @@ void notice_unknown_node(const std::string &node) {
            "SELECT seal_sync.peer_create(" + literal(node) + ") makes it known.");
 }
 
+/// Rows of registered tables that held these values before anybody declared them: nobody could ship or
+/// change them until now.
+void copy_rows_with(const std::vector<std::string> &values) {
+  std::vector<const char *> texts;
+  for (const std::string &value : values)
+    texts.push_back(value.c_str());
+  const Rows tables = query("SELECT r.relation::pg_catalog.oid FROM seal_sync.table_rule r "
+                            "WHERE r.cluster_column IS NOT NULL ORDER BY 1");
+  for (size_t i = 0; i < tables.size(); i++) {
+    const Oid relation = tables.oid(i, 0);
+    pg::call([&] { capture::recapture_values(relation, texts.data(), static_cast<int>(texts.size())); });
+  }
+}
+
 const config::Cluster *asked_cluster(FunctionCallInfo fcinfo) {
   const std::string name = required_name(fcinfo, 0, "cluster");
   const char *text = name.c_str();
@@ -94,6 +109,7 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_create) {
          standbys ? arg(*standbys) : Arg{TEXTARRAYOID, 0, true}});
   query("INSERT INTO seal_sync.cluster_state (cluster, primary_node) VALUES ($1, $2)", {arg(cluster), arg(primary)});
   rules_changed();
+  copy_rows_with(values);
   PG_RETURN_VOID();
 }
 
@@ -119,6 +135,8 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_alter) {
   refuse_overlap(cluster, values);
   query("UPDATE seal_sync.cluster SET match_values = $2 WHERE cluster = $1", {arg(cluster), arg(values)});
   rules_changed();
+  if (!add.empty())
+    copy_rows_with(add);
   PG_RETURN_VOID();
 }
 

@@ -1,5 +1,6 @@
 // node_create, node_drop: this database's identity, and what hangs on it.
 
+#include "worker/ddl_hooks.hpp"
 #include "scan/batch.hpp"
 #include "sql_api/registration.hpp"
 
@@ -27,7 +28,10 @@ void revive_rules() {
                             "AND a.attname = r.cluster_column AND NOT a.attisdropped");
   for (size_t i = 0; i < tables.size(); i++) {
     const Oid relation = tables.oid(i, 0);
-    pg::call([=] { list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr)); });
+    pg::call([=] {
+      LockRelationOid(relation, ShareRowExclusiveLock);
+      list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr));
+    });
     drop_triggers(relation); // restored ones bear the number the table had before
     remember_shape(relation, shape_of(relation, std::stoi(tables.text(i, 1))));
     make_triggers(relation);
@@ -59,6 +63,9 @@ SEAL_SYNC_FUNCTION(seal_sync_node_drop) {
   const AsOwner owner;
   const Spi spi;
   query("LOCK TABLE seal_sync.local_node IN SHARE ROW EXCLUSIVE MODE");
+  // A route in mid-batch holds locks on our tables while its peer is slow. It must be gone before user
+  // tables are locked, or applications would queue up behind that peer.
+  pg::call([] { worker::keep_workers_out_until_end(MyDatabaseId); });
   const Rows tables = query("SELECT r.relation::pg_catalog.oid FROM seal_sync.table_rule r "
                             "JOIN pg_catalog.pg_class c ON c.oid = r.relation ORDER BY 1");
   for (size_t i = 0; i < tables.size(); i++)

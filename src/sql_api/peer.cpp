@@ -59,8 +59,10 @@ SEAL_SYNC_FUNCTION(seal_sync_peer_create) {
   query("INSERT INTO seal_sync.peer (peer, server) VALUES ($1, $2)", {arg(peer), arg(server)});
   query("INSERT INTO seal_sync.peer_state (peer, server_oid) VALUES ($1, $2)", {arg(peer), arg(server_oid)});
   const char *name = peer.c_str();
-  // Nothing that is older is owed to this peer; table_add decides about existing rows.
   pg::call([name] { scan::start_at(name, scan::newest_position()); });
+  // The log may say nothing of rows that were there before: tables registered by now are shipped again.
+  query("UPDATE seal_sync.table_state SET dirty_since = COALESCE(dirty_since, pg_catalog.clock_timestamp()), "
+        "dirty_reason = $1", {arg("peer \"" + peer + "\" was created")});
   rules_changed();
   PG_RETURN_VOID();
 }

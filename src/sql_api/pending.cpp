@@ -299,6 +299,9 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_pending_entries) {
     const HeapTuple tuple = heap_form_tuple(call->tuple_desc, reading->values, reading->nulls);
     SRF_RETURN_NEXT(call, HeapTupleGetDatum(tuple));
   }
+  // Its memory goes with SRF_RETURN_DONE: nobody may call back for it any more.
+  UnregisterExprContextCallback(reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo)->econtext, close_reading,
+                                PointerGetDatum(reading));
   close_reading(PointerGetDatum(reading));
   SRF_RETURN_DONE(call);
 }

@@ -144,6 +144,18 @@ SEAL_SYNC_FUNCTION(seal_sync_resume) {
   PG_RETURN_VOID();
 }
 
+/// Done is not the same as all there: says so when keys are held back.
+static void tell_held(const std::string &peer) {
+  const AsOwner owner;
+  const Spi spi;
+  const Rows held = query("SELECT pg_catalog.count(*), pg_catalog.string_agg(DISTINCT state, ', ') "
+                          "FROM seal_sync.held WHERE peer = $1",
+                          {arg(peer)});
+  if (held.text(0, 0) != "0")
+    notice(held.text(0, 0) + " keys are held back for peer \"" + peer + "\" (" + held.text(0, 1) + ")",
+           "Everything else has arrived.", "SELECT * FROM seal_sync.health tells what they wait for.");
+}
+
 SEAL_SYNC_FUNCTION(seal_sync_sync_now) {
   const std::optional<std::string> peer = optional_name(fcinfo, 0);
   if (PG_ARGISNULL(1))
@@ -185,6 +197,8 @@ SEAL_SYNC_FUNCTION(seal_sync_sync_now) {
       pg::call([step] { pg::wait(step); });
     }
   }
+  for (const Wanted &route : wanted)
+    tell_held(route.peer);
   PG_RETURN_VOID();
 }
 

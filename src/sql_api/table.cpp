@@ -20,13 +20,15 @@ void lock_for_owner(Oid relation, bool needs_ownership) {
     if (needs_ownership && !pg::owns_relation(relation, GetUserId()))
       aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relation)), name);
     const char kind = get_rel_relkind(relation);
-    if (kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE)
-      list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr));
+    const bool holds_rows = kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE;
+    LockRelationOid(relation, holds_rows ? ShareRowExclusiveLock : AccessShareLock);
     // While we waited for the lock it may have gone, or gone to another owner.
     if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)))
       ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation \"%s\" does not exist", name));
     if (needs_ownership && !pg::owns_relation(relation, GetUserId()))
       aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relation)), name);
+    if (holds_rows) // this locks the partitions, but not the relation it is given
+      list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr));
   });
 }
 
@@ -195,20 +197,28 @@ SEAL_SYNC_FUNCTION(seal_sync_table_add) {
   PG_RETURN_VOID();
 }
 
+static void require_registered(Oid relation) {
+  const AsOwner owner;
+  const Spi spi;
+  const std::vector<Oid> roots = registered_roots({relation});
+  if (roots != std::vector<Oid>{relation})
+    throw core::Error("42704", "table \"" + display_name(relation) + "\" is not registered", {},
+                      roots.empty() ? ""
+                                    : "It is a partition of table \"" + display_name(roots[0]) + "\", which is.");
+}
+
 SEAL_SYNC_FUNCTION(seal_sync_table_remove) {
   if (PG_ARGISNULL(0))
     throw core::Error("22004", "argument \"relation\" must not be null");
   const Oid relation = PG_GETARG_OID(0);
+  // Looked up before anything is locked: a role must not lock what is neither its own nor ours.
+  if (!pg::call([relation] { return pg::object_ownercheck(RelationRelationId, relation, GetUserId()); }))
+    require_registered(relation);
   lock_for_owner(relation, false);
 
   const AsOwner owner;
   const Spi spi;
-  if (registered_roots({relation}) != std::vector<Oid>{relation}) {
-    const std::vector<Oid> above = registered_roots({relation});
-    throw core::Error("42704", "table \"" + display_name(relation) + "\" is not registered", {},
-                      above.empty() ? ""
-                                    : "It is a partition of table \"" + display_name(above[0]) + "\", which is.");
-  }
+  require_registered(relation);
   drop_triggers(relation);
   forget_tables({relation});
   rules_changed();

@@ -49,7 +49,9 @@ void keep_workers_out(Oid database) {
     known = known || blocked[i] == database;
   if (!known) {
     if (blocked_count == kMaxBlocked)
-      return; // several DROP EXTENSION in one transaction are one database; this cannot happen
+      ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+              errmsg("too many databases are renamed or moved in one transaction"),
+              errhint("Do it in several transactions."));
     block_database(database);
     blocked[blocked_count++] = database;
   }
@@ -115,17 +117,18 @@ Oid needed_for_itself(Node *statement) {
       return InvalidOid;
     return owned_database(defGetString(const_cast<DefElem *>(from)));
   }
-  case T_DropStmt:
+  case T_DropStmt: {
+    if (!names_extension(castNode(DropStmt, statement)))
+      return InvalidOid;
+    const Oid extension = get_extension_oid("seal_sync", true);
+    return OidIsValid(extension) && pg::object_ownercheck(ExtensionRelationId, extension, GetUserId())
+               ? MyDatabaseId
+               : InvalidOid;
+  }
   case T_DropOwnedStmt: {
     const Oid extension = get_extension_oid("seal_sync", true);
-    if (!OidIsValid(extension))
-      return InvalidOid;
-    const bool takes_it =
-        IsA(statement, DropStmt)
-            ? names_extension(castNode(DropStmt, statement)) &&
-                  pg::object_ownercheck(ExtensionRelationId, extension, GetUserId())
-            : owns_extension(castNode(DropOwnedStmt, statement), extension);
-    return takes_it ? MyDatabaseId : InvalidOid;
+    return OidIsValid(extension) && owns_extension(castNode(DropOwnedStmt, statement), extension) ? MyDatabaseId
+                                                                                                  : InvalidOid;
   }
   default:
     return InvalidOid;
@@ -181,6 +184,11 @@ void init_ddl_hooks() {
   next_hook = ProcessUtility_hook;
   ProcessUtility_hook = process_utility;
   RegisterXactCallback(open_again, nullptr);
+}
+
+void keep_workers_out_until_end(Oid database) {
+  if (pg::have_shared_state())
+    keep_workers_out(database);
 }
 
 } // namespace seal_sync::worker

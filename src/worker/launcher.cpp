@@ -157,8 +157,11 @@ private:
 
   /// Returns in how many milliseconds to look again, at the latest.
   int64 look_after(Database &database) {
-    if (!database.seen)
+    if (!database.seen) { // dropped, or connections and workers are not wanted there any more
+      if (look_at_slot(database.oid, false).worker)
+        pg::call([&] { terminate_workers(database.oid); });
       return kSlowPollMs;
+    }
     const Slot slot = look_at_slot(database.oid, database.wanted);
     const bool running = database.child.running(slot.worker);
     if (!database.wanted || slot.blocked) {
@@ -200,7 +203,11 @@ private:
     pg::call([&] {
       LWLockAcquire(pg::shared_lock(), LW_EXCLUSIVE);
       const pg::DatabaseSlot *slot = pg::database_slot(oid, false);
-      if (slot != nullptr && slot->worker_pid == 0 && slot->blockers == 0)
+      bool routes = false; // one in a long server call outlives its parent, and still writes to its slot
+      for (int i = 0; i < pg::kMaxRoutes; i++)
+        routes = routes || (pg::route_slots()[i].used && pg::route_slots()[i].database == oid &&
+                            pg::route_slots()[i].pid != 0);
+      if (slot != nullptr && slot->worker_pid == 0 && slot->blockers == 0 && !routes)
         pg::forget_database(oid);
       LWLockRelease(pg::shared_lock());
     });

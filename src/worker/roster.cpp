@@ -30,10 +30,10 @@ extern "C" void leave_database(int, Datum database) {
 
 extern "C" void leave_route(int, Datum index) {
   pg::RouteSlot *slot = &pg::route_slots()[DatumGetInt32(index)];
-  pg::leave_idle(slot);
   const Locked lock(LW_EXCLUSIVE);
-  if (slot->pid != MyProcPid)
+  if (slot->pid != MyProcPid) // somebody else's: the idle flag is his, too
     return;
+  pg::leave_idle(slot);
   slot->pid = 0;
   slot->latch = nullptr;
   slot->connected_since = 0;

@@ -205,9 +205,7 @@ private:
         if (!put_wanted())
           return std::nullopt;
         break;
-      case Reaction::kRepeat:
-        if (++repeats > kMostRepeats)
-          throw core::Error(*problem);
+      case Reaction::kRepeat: // the receiver counts: it knows whether this leads anywhere
         break;
       case Reaction::kDescribeAgain:
         pg::call([this] { scan::forget_tables(link_.session()); });
@@ -266,11 +264,28 @@ private:
     return true;
   }
 
+  /// The batch is committed over there. Should this fail, the next hello finds that out and asks again.
+  remote::Bytes ask_for_refusals() {
+    ByteBuffer request;
+    write_request(request, false);
+    return link_.connection().apply(request->span(), pg::Deadline::in_ms(guc::reply_timeout));
+  }
+
   void acknowledge(const remote::Bytes &answer) {
     core::Reader reader(answer);
     wire::read(reader, reply_);
     if (!reader.ok())
       throw core::Error("08P01", "the peer's answer to a batch cannot be read");
+    remote::Bytes refusals;
+    if (reply_.complete == 0) {
+      refusals = ask_for_refusals();
+      reader = core::Reader(refusals);
+      wire::ApplyReply again;
+      wire::read(reader, again);
+      if (!reader.ok() || again.status != wire::ApplyStatus::kAppliedBefore)
+        throw core::Error("08P01", "the peer does not say what it has refused of a batch");
+      reply_.refusals = again.refusals;
+    }
     const int64 acknowledging = pg::monotonic_us();
     pg::call([&] { scan::acknowledge(batch_, id_, &reader, reply_.refusals); });
     link_.note_held(number_, id_, *pg::call([this] { return &scan::position(batch_); }));

@@ -27,7 +27,7 @@ std::string to_hex(const wire::Id &id) {
 core::Error contradiction(std::string message, std::string detail, std::string hint = {}) {
   if (hint.empty())
     hint = "Nothing was deleted and nothing is shipped. Find out which of the two is right, then call "
-           "seal_sync.resume, or drop the peer and create it again.";
+           "seal_sync.resume, or drop the peer and create it again, on both nodes: then all rows are shipped again.";
   return {wire::kContradiction, std::move(message), std::move(detail), std::move(hint)};
 }
 

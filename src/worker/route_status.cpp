@@ -17,7 +17,11 @@ template <std::size_t N> void copy_text(char (&field)[N], const char *text) {
   field[size] = '\0';
 }
 
+/// Details of data errors carry key values, which monitors may not see.
 std::string full_text(const core::Error &error) {
+  const std::string_view sqlstate_class = std::string_view(error.sqlstate()).substr(0, 2);
+  if (sqlstate_class == "22" || sqlstate_class == "23" || sqlstate_class == "44")
+    return error.message();
   return error.detail().empty() ? error.message() : error.message() + ": " + error.detail();
 }
 
@@ -31,8 +35,10 @@ pg::RouteSlot RouteStatus::read() const {
 }
 
 void RouteStatus::enter(pg::RouteState state, const std::string &reason) {
-  const bool changed = state != state_;
+  // What the peer lacks is news even when it lacked something else before.
+  const bool changed = state != state_ || (state == pg::RouteState::kWaitingPeer && reason != reason_);
   state_ = state;
+  reason_ = reason;
   update([&](pg::RouteSlot &slot) {
     if (slot.state != state)
       slot.state_since = GetCurrentTimestamp();
@@ -71,6 +77,7 @@ void RouteStatus::retrying(const core::Error &error, int64 pause_ms, int retries
   note_error(error.sqlstate(), full_text(error), error.hint());
   const bool changed = state_ != state;
   state_ = state;
+  reason_ = error.message();
   update([&](pg::RouteSlot &slot) {
     const TimestampTz now = GetCurrentTimestamp();
     if (slot.state != state)

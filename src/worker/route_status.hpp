@@ -43,6 +43,7 @@ private:
 
   pg::RouteSlot *slot_;
   pg::RouteState state_;
+  std::string reason_;
   std::vector<std::string> logged_; // SQLSTATEs of this series of failures
 };
 

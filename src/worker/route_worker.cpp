@@ -137,6 +137,7 @@ private:
       link_.connect(target_);
       status_.update([](pg::RouteSlot &slot) { slot.connects++; });
       agree();
+      first_scan_ = true;
       status_.update([this](pg::RouteSlot &slot) {
         slot.connected_since = slot.last_contact_at = GetCurrentTimestamp();
         slot.protocol = static_cast<int32>(link_.facts().protocol);
@@ -150,7 +151,6 @@ private:
   void agree() {
     link_.agree();
     hello_us_ = pg::monotonic_us();
-    first_scan_ = true;
   }
 
   void disconnect() {
@@ -218,7 +218,8 @@ private:
     if (!link_.not_taken().empty())
       status_.enter(pg::RouteState::kWaitingPeer, link_.not_taken());
     else if (tables.waiting > 0)
-      status_.enter(pg::RouteState::kWaitingPeer, std::to_string(tables.waiting) + " tables are not registered there");
+      status_.enter(pg::RouteState::kWaitingPeer, tables.waiting == 1 ? "one table is not registered there"
+                                                                   : std::to_string(tables.waiting) + " tables are not registered there");
     else
       status_.enter(backlog ? pg::RouteState::kCatchup : pg::RouteState::kStreaming);
   }
@@ -361,7 +362,7 @@ private:
   uint64 sync_tried_ = 0; // a request that has already cut a pause short
   bool rested_ = false;
 
-  bool first_scan_ = false; // since hello
+  bool first_scan_ = false; // on this connection
   uint64 committed_ = 0;    // commits counted before the last scan
   int64 scan_us_ = 0;       // begin of the scan under way
   int64 last_scan_us_ = 0;

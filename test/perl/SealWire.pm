@@ -222,7 +222,8 @@ sub partial
 
 sub put { my ($self, @sections) = @_; return $self->call('wire_put', join '', map { $_->{bytes} } @sections) }
 
-# apply(sections => [...] of the last chunk, chunks, rows, batch, id, previous, previous_id, generation, careful, epochs): one attempt
+# apply(sections => [...] of the last chunk, chunks, rows, batch, id, previous, previous_id, generation, careful, epochs): one attempt,
+# and the same once more for refusals that are too large for the first answer (leave => 1: not)
 sub apply
 {
 	my ($self, %o) = @_;
@@ -239,8 +240,9 @@ sub apply
 	# one simple query, as the real sender sends it
 	my $got = $self->call('wire_apply', $request, "$a{begin}\\; ", $a{begin} ? '\\; COMMIT' : '');
 	if ($got->{error}) { $self->sql('ROLLBACK'); return { %$got, id => $a{id} } }
-	my %r = (id => $a{id}, status => $self->take_u8);
+	my %r = (id => $a{id}, size => length $self->{in}, status => $self->take_u8);
 	$r{$_} = $self->take_varint for qw(inserted updated deleted unchanged us);
+	$r{complete} = $self->take_u8;
 	my $refusals = $self->take_varint;
 	$r{refused} = [];
 	for (1 .. $refusals)
@@ -250,6 +252,12 @@ sub apply
 		$refusal{kind} = chr $self->take_u8;
 		$refusal{$_} = $self->take_text for qw(key sqlstate message detail constraint);
 		push @{$r{refused}}, \%refusal;
+	}
+	if (!$r{complete} && !$a{leave})
+	{
+		my $again = $self->apply(%a, rows => $a{rows});
+		die "the refusals do not come" if $again->{error} || $again->{status} != 1 || !$again->{complete};
+		$r{refused} = $again->{refused};
 	}
 	@$self{qw(batch batch_id)} = @a{qw(batch id)};
 	return \%r;
@@ -262,7 +270,7 @@ sub batch
 	my $id = id("$self->{node} " . ++$counter);
 	my $got = $self->apply(sections => \@sections, id => $id);
 	my @errors;
-	while ($got->{error} && @errors < 50 && $got->{error} !~ /^(SSW01|SSW02|SSW04|SSW05|SSW06|gone|08|40|53|57|58|XX|55P03)/)
+	while ($got->{error} && (@errors < 50 || $got->{error} eq 'SSW03') && $got->{error} !~ /^(SSW01|SSW02|SSW04|SSW05|SSW06|gone|08|40|53|57|58|XX|55P03)/)
 	{
 		push @errors, $got->{error};
 		$got = $self->apply(sections => \@sections, id => $id, careful => 1);

@@ -137,6 +137,16 @@ $east->safe_psql('postgres', q(SELECT seal_sync.peer_drop('west')));
 wait_for_workers($east, 0, 'route worker', undef, 'no route worker without a peer');
 is($east->safe_psql('postgres', 'SELECT count(*) FROM seal_sync.stat_route'), 0, 'nor its counters');
 
+# ---- without shared_preload_libraries: capture works, workers and shared memory are not there
+
+$west->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$west->restart;
+is($west->safe_psql('postgres', q(SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'seal_sync%')), 0,
+	'not preloaded: no workers');
+$west->safe_psql('postgres', q(LOAD 'seal_sync'; INSERT INTO t VALUES (2000, 'b', 'not preloaded')));
+is($west->safe_psql('postgres', q(SELECT state FROM seal_sync.status WHERE direction = 'out')), 'stopped',
+	'and status says that nothing runs');
+
 # ---- fast shutdown leaves no trace of trouble
 
 $east->stop('fast');

@@ -9,6 +9,7 @@ use Test::More;
 
 my ($east, $west) = two_nodes();
 add_tables('CREATE TABLE t (id int PRIMARY KEY, cluster_id text, v text, w text)', ['t'], $east, $west);
+wait_for_state($east, 'west', 'streaming');
 
 sub pause_route
 {
@@ -132,6 +133,8 @@ wait_for_state($east, 'west', 'streaming', 'and the route streams');
 
 $east->safe_psql('postgres', q(ALTER SYSTEM SET seal_sync.apply_lock_timeout = '1h';
   ALTER SYSTEM SET seal_sync.max_snapshot_age = '1s'; SELECT pg_reload_conf()));
+# Apply also gives up before deadlock_timeout, so that it is always the victim; not in the way here
+$west->safe_psql('postgres', q(ALTER SYSTEM SET deadlock_timeout = '1min'; SELECT pg_reload_conf()));
 $holder = $west->background_psql('postgres');
 $holder->query_safe(q(BEGIN; LOCK TABLE t IN SHARE MODE));
 $east->safe_psql('postgres', q(UPDATE t SET v = 'old' WHERE id = 3));

@@ -15,8 +15,8 @@ use IPC::Run;
 use Time::HiRes qw(usleep time);
 use POSIX ();
 
-my $seed = $ENV{SEAL_SEED} // (time * 1000) % 1000000;
-my $kills = $ENV{SEAL_KILLS} // 50;
+my $seed = $ENV{SEAL_SEED} || (time * 1000) % 1000000;
+my $kills = $ENV{SEAL_KILLS} || 50;
 srand($seed);
 note "SEAL_SEED=$seed";
 my $db = 'postgres';

@@ -9,7 +9,7 @@ use lib "$FindBin::Bin/../perl";
 use SealSync;
 use SealWire;
 
-my $west = one_node('west');
+my $west = one_node('west', conf => "seal_sync.apply_lock_timeout = '60s'\ndeadlock_timeout = '60s'");
 sub sql { return $west->safe_psql('postgres', $_[0]) }
 sql(q(CREATE EXTENSION seal_sync; CREATE ROLE sync_in LOGIN IN ROLE seal_sync_peer; CREATE ROLE stranger LOGIN;));
 my ($got, $fit);
@@ -92,15 +92,12 @@ $east->describe('public.t', \@t);
 	is(sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $east->{pid}"), 0, 'the first one is gone');
 	# also one that waits for a lock in the middle of a batch
 	my $holder = SealWire->new($west);
-	$holder->sql('BEGIN; LOCK TABLE t');
-	$next->describe('public.t', \@t) for 1;
-	$holder->sql('ROLLBACK; BEGIN; LOCK TABLE t IN SHARE MODE');
 	$next->describe('public.t', \@t);
+	$holder->sql('BEGIN; LOCK TABLE t IN SHARE MODE');
 	my $request = SealWire::u64(1) . SealWire::id('x') . SealWire::u64(0) . "\0" x 16 . SealWire::u64($next->{generation}) . SealWire::u64(0) . "\0\0\1\1" . SealWire::sized('a') . SealWire::u64(1)
 		. $next->whole('public.t', [ [ 1, 'never' ] ])->{bytes};
-	$next->{stdin} .= "SET seal_sync.apply_lock_timeout = '60s'; BEGIN\\; SELECT seal_sync.wire_apply('\\x" . unpack('H*', $request) . "')\\; COMMIT;\n";
+	$next->{stdin} .= "BEGIN\\; SELECT seal_sync.wire_apply('\\x" . unpack('H*', $request) . "')\\; COMMIT;\n";
 	$next->{psql}->pump_nb;
-	$next->{psql}->pump_nb while 0;
 	my $blocked = "SELECT count(*) = 1 FROM pg_locks WHERE pid = $next->{pid} AND NOT granted";
 	for (1 .. 100) { $next->{psql}->pump_nb; last if sql($blocked) eq 't'; select undef, undef, undef, 0.05 }
 	is(sql($blocked), 't', 'a batch waits');

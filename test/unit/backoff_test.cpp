@@ -1,3 +1,4 @@
+// core/backoff: how long to pause after failures.
 #include "core/backoff.hpp"
 
 #include <doctest/doctest.h>

@@ -91,6 +91,7 @@ TEST_CASE("messages survive the round trip") {
   applied.deleted = 30000;
   applied.unchanged = 4;
   applied.apply_us = 5;
+  applied.complete = 0;
   applied.refusals = 6;
   round_trip(applied);
 
