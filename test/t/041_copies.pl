@@ -158,6 +158,9 @@ subtest 'resend window: a peer that fell back by more halts, nothing is deleted'
 	$east->safe_psql($db, q(ALTER SYSTEM SET seal_sync.resend_window = '1s'));
 	$east->reload;
 	change_and_sync(2);
+	# The history outlives the log, here for certain: nobody can empty it
+	my $keeper = $east->background_psql($db);
+	$keeper->query_safe('BEGIN; LOCK TABLE seal_sync.route_history_0, seal_sync.route_history_1 IN ACCESS SHARE MODE');
 	my $before;
 	west_falls_back(sub {
 		$before = dump_of($west, 't');
@@ -166,12 +169,13 @@ subtest 'resend window: a peer that fell back by more halts, nothing is deleted'
 			'the log is empty: what west will miss is not there any more');
 	});
 	wait_for_state($east, 'west', 'halted', 'the route is halted');
-	like(halt_message($east), qr/fell back|no longer|restored from a backup/, 'its status says why');
+	like(halt_message($east), qr/no longer knows/, 'its status says why');
 	is(dump_of($west, 't'), $before, 'nothing was deleted or added on the peer');
 	insert_rows($east, 'a', 1);
 	$east->safe_psql($db, q(SELECT seal_sync.resume('west')));
 	wait_for_state($east, 'west', 'halted', 'resume alone does not change that');
 	is(dump_of($west, 't'), $before, 'still nothing');
+	$keeper->quit;
 };
 
 done_testing();

@@ -13,7 +13,8 @@ use Time::HiRes qw(usleep time);
 
 my ($east, $west) = two_nodes(conf => "shared_buffers = 64MB\nseal_sync.apply_lock_timeout = '500ms'");
 my $db = 'postgres';
-my $rows = $ENV{SEAL_LONG} ? 1_000_000 : 100_000;
+my ($rows, $stops) = $ENV{SEAL_LONG} ? (500_000, 30) : (50_000, 6);
+my $each = $rows / 4;
 
 add_tables(<<'SQL', [ 'parent', 'child' ], $east, $west);
 CREATE TABLE parent (id int PRIMARY KEY, cluster_id text, code int UNIQUE, v text);
@@ -25,22 +26,24 @@ wait_for_sync($east);
 my $script = $west->basedir . '/client.sql';
 append_to_file($script, <<"SQL");
 \\set id random(1, $rows)
+\\set code random(1, $each * $stops)
 INSERT INTO child (cluster_id, parent) SELECT 'b', id FROM parent WHERE id = :id;
 UPDATE child SET v = 'own' WHERE cluster_id = 'b' AND id = (SELECT max(id) - 1 FROM child WHERE cluster_id = 'b');
-INSERT INTO parent VALUES (:id + 10000000, 'b', :id + $rows) ON CONFLICT DO NOTHING;
+BEGIN;
+INSERT INTO parent VALUES (:id + 10000000, 'b', -:code) ON CONFLICT DO NOTHING;
+ROLLBACK;
 SQL
 my $log = $west->basedir . '/latency';
 my $client = IPC::Run::start([ 'pgbench', '-n', '-c', '2', '-T', '600', '-R', '100', '-l', '--log-prefix', $log, '-f', $script,
 		'-h', $west->host, '-p', $west->port, $db ], '>', \my $out, '2>', \my $err);
 
 my ($worker) = workers($east, 'route worker');
-my $stops = $ENV{SEAL_LONG} ? 30 : 5;
 my $stopped = 0;
 for my $round (1 .. $stops)
 {
-	# Its rows are changed and as many come anew: indexes, unique values and rows that children refer to
-	$east->safe_psql($db, "UPDATE parent SET v = 'round $round' WHERE cluster_id = 'a'" . ($round == 1 ? ";
-	  INSERT INTO parent SELECT $rows + i, 'a', -i, 'new' FROM generate_series(1, $rows / 4) i" : ''));
+	# Unique values change, which locks the rows against new children, and rows come with new ones
+	$east->safe_psql($db, "UPDATE parent SET v = 'round $round', code = $round * 10000000 + id WHERE id <= $rows;
+	  INSERT INTO parent SELECT $rows + i, 'a', -i, 'new' FROM generate_series(($round - 1) * $each + 1, $round * $each) i");
 	usleep(rand 800_000);
 	kill 'STOP', $worker or die;
 	$stopped++ if $east->safe_psql($db, "SELECT pending_keys > 0 FROM seal_sync.status WHERE direction = 'out'") eq 't';

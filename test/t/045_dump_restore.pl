@@ -73,7 +73,7 @@ subtest 'T20: a node is dumped and restored' => sub {
 	my $file = dump_and_restore($user, 'copy');
 	$east->command_ok([ 'pg_restore', '--exit-on-error', '-d', $east->connstr('copy'), $file ], 'restored');
 	is($east->safe_psql('copy', q(SELECT count(*) FROM seal_sync.local_node)), '0', 'without identity');
-	is($east->safe_psql('copy', q(SELECT string_agg(relation::text, ' ' ORDER BY 1) FROM seal_sync.table_rule)), 'bank.desk bank.seal', 'with the rules');
+	is($east->safe_psql('copy', q(SELECT string_agg(relation::text, ' ' ORDER BY relation::text) FROM seal_sync.table_rule)), 'bank.desk bank.seal', 'with the rules');
 	is($east->safe_psql('copy', q(SELECT count(*) FROM seal_sync.pending)), '0', 'nothing pending, no positions');
 	$east->safe_psql('copy', q(INSERT INTO bank.desk VALUES (6000, 'b', 'not guarded'); SELECT pg_sleep(0)));
 	is($east->safe_psql($db, q(SELECT count(*) FROM bank.desk WHERE id = 6000)) . $west->safe_psql($db, q(SELECT count(*) FROM bank.desk WHERE id = 6000)), '00',
