@@ -33,7 +33,6 @@ missing_packages() {
   { have pkg-config && pkg-config --exists pangocairo; } || echo libcairo2-dev libpango1.0-dev
   { have fc-list && [ -n "$(fc-list :lang=zh-cn family)" ]; } || echo fonts-arphic-gbsn00lp
   /usr/bin/python3 -c 'import psycopg2' 2>/dev/null || echo python3 python3-psycopg2
-  [ -f /usr/include/xxhash.h ] || echo libxxhash-dev
   [ -f /usr/include/postgresql/libpq-fe.h ] || echo libpq-dev
   [ -x "$bin/postgres" ] || echo "postgresql-$major"
   [ -f "$("$bin/pg_config" --includedir-server 2>/dev/null)/postgres.h" ] || echo "postgresql-server-dev-$major"

@@ -1,0 +1,69 @@
+#pragma once
+// What the parts of a batch share: collect.cpp fills it, batch.cpp ships from it, settle.cpp ends it.
+// Internal to scan/; the outside sees batch.hpp.
+
+#include "scan/batch.hpp"
+#include "scan/descriptor.hpp"
+#include "scan/history.hpp"
+#include "scan/row_encoder.hpp"
+#include "scan/row_source.hpp"
+#include "scan/sorted_keys.hpp"
+
+namespace seal_sync::scan {
+
+inline constexpr int kLittleMemoryKb = 1024; // to sort the keys of one table among many
+
+/// One registered table in the batch.
+struct TableWork {
+  Oid root; // hash key
+  bool unregistered; // table_remove'd since: its entries are dropped
+  Oid absorbed_by;
+  uint64 root_signature;
+  const config::Table *table;
+  SentTable *sent;
+  SortedKeys *keys;
+  SortedKeys *waiting; // of clusters that the peer does not accept yet
+  RowSource *source;
+  RowEncoder *encoder;
+  bool marked;                     // the log was full: changes were left out
+  int64 inserts, updates, deletes; // captured
+  int64 shipped;
+  size_t bytes;
+};
+
+struct Batch {
+  Session *session;
+  MemoryContext context;
+  Snapshot snapshot;
+  Position position;
+  TimestampTz taken_at;
+  HTAB *tables;
+  int table_count;
+  TableWork **order; // in order of first appearance
+  int order_capacity;
+  HTAB *held_index;
+  int64 log_keys;
+  int64 held_keys;
+  int64 marks;
+  int64 rows;
+  int64 delete_rows;
+  bool stale;
+  uint64 rules_version; // config::version() when it was taken
+  int current; // table being encoded
+  int64 *released; // held ids that this batch ships
+  int released_count;
+  int released_capacity;
+  LeftOut left_out;
+  uint64 number;
+};
+
+inline bool accepted(const Session *session, int32 cluster_id) {
+  for (int i = 0; i < session->accepted_count; i++)
+    if (session->accepted_clusters[i] == cluster_id)
+      return true;
+  return false;
+}
+
+inline bool fits(const TableWork *work) { return work->sent->fit == TableFit::kFits; }
+
+} // namespace seal_sync::scan

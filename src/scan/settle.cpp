@@ -1,0 +1,201 @@
+// After the peer has answered: what was left out or refused is held, what went through is released, the
+// acknowledgement is noted; and the same from the log alone when the answer was lost.
+#include "core/change_log_codec.hpp"
+#include "pg/boundary.hpp"
+#include "pg/shared_state.hpp"
+#include "scan/batch_state.hpp"
+#include "scan/held.hpp"
+#include "scan/keys.hpp"
+#include "scan/log_reader.hpp"
+
+namespace seal_sync::scan {
+
+namespace {
+
+const char *to_cstring(std::string_view text) { return pnstrdup(text.data(), text.size()); }
+
+/// A key that was held before, went out with this batch and is held again: it stays.
+void keep_held(Batch *batch, int64 id) {
+  for (int i = 0; i < batch->released_count; i++)
+    if (batch->released[i] == id)
+      batch->released[i] = 0;
+}
+
+/// Keeps every key of a sorter in seal_sync.held.
+void hold_all(Batch *batch, const TableWork *work, SortedKeys *keys, const HeldReason &reason) {
+  const MemoryContext scratch =
+      AllocSetContextCreate(batch->context, "seal_sync held key", ALLOCSET_DEFAULT_SIZES);
+  KeyGroup group;
+  while (next_group(keys, &group)) {
+    MemoryContextReset(scratch);
+    const MemoryContext old = MemoryContextSwitchTo(scratch);
+    core::Buffer key;
+    init_buffer(&key, scratch);
+    write_key(&key, work->table, group.values);
+    const Oid leaf = group.leaf_count == 1 && !group.any_leaf ? group.leaves[0] : InvalidOid;
+    const auto cluster = static_cast<int32>(keys == work->waiting ? group.held[0] : 0);
+    keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, leaf, cluster, key.span(), reason));
+    MemoryContextSwitchTo(old);
+  }
+  MemoryContextDelete(scratch);
+}
+
+HeldReason reason_of(const SentTable *sent) {
+  HeldReason reason{sent->fit == TableFit::kWaitingPeer ? "waiting_peer" : "parked"};
+  reason.sqlstate = sent->sqlstate;
+  reason.message = sent->message;
+  reason.detail = sent->detail;
+  return reason;
+}
+
+HeldReason reason_of(const core::wire::Refusal &refusal, uint64 batch) {
+  HeldReason reason{"quarantined"};
+  reason.sqlstate = to_cstring(refusal.sqlstate);
+  reason.message = to_cstring(refusal.message);
+  reason.detail = to_cstring(refusal.detail);
+  reason.constraint = to_cstring(refusal.constraint);
+  reason.kind = static_cast<char>(refusal.kind);
+  reason.batch = static_cast<int64>(batch);
+  return reason;
+}
+
+void quarantine(Batch *batch, const core::wire::Refusal &refusal) {
+  // By the name the peer was told: the table may have been renamed since.
+  TableWork *work = nullptr;
+  for (int t = 0; t < batch->table_count; t++) {
+    const SentTable *sent = batch->order[t]->sent;
+    if (sent->name != nullptr && refusal.table == sent->name && refusal.schema == sent->schema)
+      work = batch->order[t];
+  }
+  if (work == nullptr)
+    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+            errmsg("the peer refuses a key of a table that this batch does not have"));
+  Datum values[INDEX_MAX_KEYS];
+  core::Reader keyrow(refusal.key);
+  read_keyrow(&keyrow, work->sent, values);
+  core::Buffer key;
+  init_buffer(&key, batch->context);
+  write_key(&key, work->table, values);
+  keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, InvalidOid, 0, key.span(),
+                            reason_of(refusal, batch->number)));
+}
+
+void count_tables(const Batch *batch) {
+  for (int i = 0; i < batch->table_count; i++) {
+    const TableWork *work = batch->order[i];
+    pg::TableStat delta{};
+    delta.captured_inserts = work->inserts;
+    delta.captured_updates = work->updates;
+    delta.captured_deletes = work->deletes;
+    delta.keys_shipped = work->shipped;
+    delta.bytes_shipped = static_cast<int64>(work->bytes);
+    pg::add_table_stat(work->root, NameStr(batch->session->peer), delta);
+  }
+}
+
+} // namespace
+
+void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals, uint64 refusal_count) {
+  const MemoryContext old = MemoryContextSwitchTo(batch->context);
+  for (int i = 0; i < batch->table_count; i++) {
+    const TableWork *work = batch->order[i];
+    if (work->marked)
+      mark_dirty(work->root, "the change log was full");
+    if (!fits(work) && keys_added(work->keys) > 0)
+      hold_all(batch, work, work->keys, reason_of(work->sent));
+    if (work->waiting != nullptr) {
+      HeldReason reason{"waiting_peer"};
+      reason.message = "the peer does not accept this cluster from this node yet";
+      hold_all(batch, work, work->waiting, reason);
+    }
+  }
+  for (uint64 i = 0; i < refusal_count; i++) {
+    core::wire::Refusal refusal;
+    core::wire::read(*refusals, refusal);
+    if (!refusals->ok())
+      ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+              errmsg("the peer's list of refused keys cannot be read"));
+    quarantine(batch, refusal);
+  }
+  release_held(batch->released, batch->released_count);
+  insert_history(NameStr(batch->session->peer), 'a', batch->number, id, batch->position, LeftOut{},
+                 collected(batch), false);
+  count_tables(batch);
+  MemoryContextSwitchTo(old);
+}
+
+void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals, uint64 refusal_count) {
+  const char *peer = NameStr(session->peer);
+  const LeftOut left_out = left_out_of(peer, entry.number, entry.id);
+  const HistoryEntry before = last_acknowledged(peer);
+
+  // The rows are not read again and tables may have other names by now, so with any refusal each key of
+  // the window is tried once more.
+  HeldReason reason{"quarantined"};
+  reason.message = "refused in a batch whose answer was lost";
+  reason.batch = static_cast<int64>(entry.number);
+  const bool whole_window = refusal_count > 0;
+  for (uint64 i = 0; i < refusal_count; i++) {
+    core::wire::Refusal refusal;
+    core::wire::read(*refusals, refusal);
+    if (!refusals->ok())
+      ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+              errmsg("the peer's list of refused keys cannot be read"));
+  }
+  if (before.found) {
+    const Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+    LogReader *log = open_log(before.position, snapshot);
+    core::ChangeRun run;
+    uint64 xid;
+    while (next_run(log, &run, &xid)) {
+      if (!sees(entry.position, xid))
+        continue; // belongs to a later batch
+      if (run.kind == core::ChangeKind::kMark) {
+        mark_dirty(run.root, "the change log was full");
+        continue;
+      }
+      const config::Cluster *cluster = config::find_cluster(static_cast<int32>(run.cluster));
+      if (cluster == nullptr || !config::routed_to(cluster, peer))
+        continue;
+      bool held = whole_window;
+      for (int i = 0; i < left_out.root_count; i++)
+        held = held || left_out.roots[i] == run.root;
+      for (int i = 0; i < left_out.cluster_count; i++)
+        held = held || left_out.clusters[i] == static_cast<int32>(run.cluster);
+      const config::Table *table = held ? config::find_table(run.root) : nullptr;
+      if (table == nullptr)
+        continue;
+      core::Reader keys(run.key_bytes);
+      for (int i = 0; i < run.keys; i++) {
+        const uint8_t *start = keys.position();
+        Datum values[INDEX_MAX_KEYS];
+        read_key(&keys, table, values);
+        hold_key(peer, run.root, run.leaf, 0,
+                 core::ByteSpan(start, static_cast<size_t>(keys.position() - start)), reason);
+      }
+    }
+    close_log(log);
+    UnregisterSnapshot(snapshot);
+  }
+  insert_history(peer, 'a', entry.number, entry.id, entry.position, LeftOut{}, 0, false);
+}
+
+int64 pending_keys(const char *peer) {
+  const HistoryEntry from = last_acknowledged(peer);
+  if (!from.found)
+    return 0;
+  int64 count = count_held(peer);
+  const Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+  LogReader *log = open_log(from.position, snapshot);
+  core::ChangeRun run;
+  while (next_run(log, &run, nullptr)) {
+    const config::Cluster *cluster = config::find_cluster(static_cast<int32>(run.cluster));
+    if (cluster != nullptr && config::routed_to(cluster, peer))
+      count += run.keys;
+  }
+  close_log(log);
+  UnregisterSnapshot(snapshot);
+  return count;
+}
+
+} // namespace seal_sync::scan
