@@ -16,10 +16,11 @@ use warnings;
 use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use POSIX ();
 use Test::More;
 
 our @EXPORT = qw(one_node two_nodes add_peer add_tables wait_for_sync wait_until dump_of dumps_equal workers
-  wait_for_workers wait_for_state silent_listener);
+  wait_for_workers wait_for_state while_stopped silent_listener);
 
 our $db = 'postgres';
 
@@ -186,6 +187,26 @@ sub wait_for_state
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return wait_until($node, "SELECT state FROM seal_sync.status WHERE direction = 'out' AND peer = '$peer'",
 		$state, $name // "route \"$peer\" is $state");
+}
+
+# while_stopped(PID, SECONDS, CODE): runs CODE while a process stands still, and returns what it returns. A process can
+# be stopped with a lock in hand that CODE needs (writing WAL, say), so it is continued after SECONDS in any case.
+sub while_stopped
+{
+	my ($pid, $seconds, $code) = @_;
+	kill 'STOP', $pid or die "process $pid: $!";
+	my $waker = fork // die "fork: $!";
+	if ($waker == 0)
+	{
+		select undef, undef, undef, $seconds;
+		kill 'CONT', $pid;
+		POSIX::_exit(0);
+	}
+	my $result = $code->();
+	kill 'CONT', $pid;
+	kill 'KILL', $waker;
+	waitpid $waker, 0;
+	return $result;
 }
 
 # silent_listener(): a TCP socket on the loopback that takes connections and never says anything. Returns (socket, port).

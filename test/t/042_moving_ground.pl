@@ -124,10 +124,11 @@ subtest 'T8: a table emptied and filled in the middle of a batch' => sub {
 		for (1 .. 40)
 		{
 			usleep(2000 + rand 20_000);
-			kill 'STOP', $worker;
-			my ($rc) = $east->psql($db, "SET lock_timeout = '20ms'; BEGIN; LOCK TABLE wide; CREATE TEMP TABLE keep ON COMMIT DROP AS SELECT * FROM wide;
-			  TRUNCATE wide; INSERT INTO wide SELECT * FROM keep; COMMIT", on_error_stop => 1);
-			kill 'CONT', $worker;
+			my $rc = while_stopped($worker, 1, sub {
+				my ($rc) = $east->psql($db, "SET lock_timeout = '20ms'; BEGIN; LOCK TABLE wide; CREATE TEMP TABLE keep ON COMMIT DROP AS SELECT * FROM wide;
+				  TRUNCATE wide; INSERT INTO wide SELECT * FROM keep; COMMIT", on_error_stop => 1);
+				return $rc;
+			});
 			next if $rc;
 			$hits++;
 			last;

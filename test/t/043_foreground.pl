@@ -44,11 +44,12 @@ for my $round (1 .. $stops)
 	# Unique values change, which locks the rows against new children, and rows come with new ones
 	$east->safe_psql($db, "UPDATE parent SET v = 'round $round', code = $round * 10000000 + id WHERE id <= $rows;
 	  INSERT INTO parent SELECT $rows + i, 'a', -i, 'new' FROM generate_series(($round - 1) * $each + 1, $round * $each) i");
-	usleep(rand 800_000);
-	kill 'STOP', $worker or die;
-	$stopped++ if $east->safe_psql($db, "SELECT pending_keys > 0 FROM seal_sync.status WHERE direction = 'out'") eq 't';
-	usleep(2_500_000);
-	kill 'CONT', $worker;
+	usleep(rand 250_000);
+	$stopped++ if while_stopped($worker, 2.5, sub {
+		my $pending = $east->safe_psql($db, "SELECT pending_keys > 0 FROM seal_sync.status WHERE direction = 'out'");
+		usleep(2_500_000);
+		return $pending eq 't';
+	});
 	usleep(rand 100_000);
 }
 cmp_ok($stopped, '>', 1, "the worker was stopped with changes pending $stopped times of $stops");
