@@ -180,14 +180,16 @@ DatabaseSlot *my_database_slot() {
   return my_slot;
 }
 
-RouteSlot *route_slot(Oid database, const char *peer, bool create) {
-  if (shared == nullptr)
-    return nullptr;
+/// The slot of this database with that name, found or made; init() fills a new one beyond its key. Held
+/// under the lock throughout.
+template <typename Slot, int N, typename Init>
+static Slot *named_slot(Slot (&slots)[N], NameData Slot::*name, Oid database, const char *wanted, bool create,
+                        Init init) {
   SlotLock lock;
-  RouteSlot *found = nullptr;
-  RouteSlot *free_slot = nullptr;
-  for (RouteSlot &slot : shared->routes) {
-    if (slot.used && slot.database == database && strcmp(NameStr(slot.peer), peer) == 0)
+  Slot *found = nullptr;
+  Slot *free_slot = nullptr;
+  for (Slot &slot : slots) {
+    if (slot.used && slot.database == database && strcmp(NameStr(slot.*name), wanted) == 0)
       found = &slot;
     else if (!slot.used && free_slot == nullptr)
       free_slot = &slot;
@@ -196,36 +198,27 @@ RouteSlot *route_slot(Oid database, const char *peer, bool create) {
     found = free_slot;
     *found = {};
     found->database = database;
-    namestrcpy(&found->peer, peer);
-    found->state = RouteState::kStopped;
-    found->state_since = found->stats_reset = GetCurrentTimestamp();
+    namestrcpy(&(found->*name), wanted);
+    init(found);
     found->used = true;
   }
   lock.release();
   return found;
 }
 
+RouteSlot *route_slot(Oid database, const char *peer, bool create) {
+  if (shared == nullptr)
+    return nullptr;
+  return named_slot(shared->routes, &RouteSlot::peer, database, peer, create, [](RouteSlot *slot) {
+    slot->state = RouteState::kStopped;
+    slot->state_since = slot->stats_reset = GetCurrentTimestamp();
+  });
+}
+
 OriginSlot *origin_slot(Oid database, const char *node, bool create) {
   if (shared == nullptr)
     return nullptr;
-  SlotLock lock;
-  OriginSlot *found = nullptr;
-  OriginSlot *free_slot = nullptr;
-  for (OriginSlot &slot : shared->origins) {
-    if (slot.used && slot.database == database && strcmp(NameStr(slot.node), node) == 0)
-      found = &slot;
-    else if (!slot.used && free_slot == nullptr)
-      free_slot = &slot;
-  }
-  if (found == nullptr && create && free_slot != nullptr) {
-    found = free_slot;
-    *found = {};
-    found->database = database;
-    namestrcpy(&found->node, node);
-    found->used = true;
-  }
-  lock.release();
-  return found;
+  return named_slot(shared->origins, &OriginSlot::node, database, node, create, [](OriginSlot *) {});
 }
 
 void forget_route(RouteSlot *slot) {

@@ -79,26 +79,11 @@ const char *table_problem(const Batch *batch, int table, const char **hint) {
   return sent->message;
 }
 
-namespace {
-
-void remember_left_out(Batch *batch, Oid root) {
-  LeftOut *left_out = &batch->left_out;
-  for (int i = 0; i < left_out->root_count; i++)
-    if (left_out->roots[i] == root)
-      return;
-  const size_t size = sizeof(Oid) * static_cast<size_t>(left_out->root_count + 1);
-  left_out->roots = static_cast<Oid *>(left_out->roots == nullptr ? palloc(size)
-                                                                   : repalloc(left_out->roots, size));
-  left_out->roots[left_out->root_count++] = root;
-}
-
-} // namespace
-
 void commit_to_history(Batch *batch, uint64 number, const core::wire::Id &id) {
   const MemoryContext old = MemoryContextSwitchTo(batch->context);
   for (int i = 0; i < batch->table_count; i++)
     if (!fits(batch->order[i]) && keys_added(batch->order[i]->keys) > 0)
-      remember_left_out(batch, batch->order[i]->root);
+      remember_once(&batch->left_out.roots, &batch->left_out.root_count, batch->order[i]->root);
   batch->number = number;
   insert_history(NameStr(batch->session->peer), 'b', number, id, batch->position, batch->left_out,
                  collected(batch), true);

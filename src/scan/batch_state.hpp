@@ -64,6 +64,16 @@ inline bool accepted(const Session *session, int32 cluster_id) {
   return false;
 }
 
+/// Appends to a palloc'd list what is not in it yet. The current context must be the batch's.
+template <typename T> void remember_once(T **list, int *count, T value) {
+  for (int i = 0; i < *count; i++)
+    if ((*list)[i] == value)
+      return;
+  const size_t size = sizeof(T) * static_cast<size_t>(*count + 1);
+  *list = static_cast<T *>(*list == nullptr ? palloc(size) : repalloc(*list, size));
+  (*list)[(*count)++] = value;
+}
+
 inline bool fits(const TableWork *work) { return work->sent->fit == TableFit::kFits; }
 
 } // namespace seal_sync::scan

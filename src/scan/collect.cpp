@@ -23,17 +23,6 @@ struct HeldIndexEntry {
   HeldKey *held;
 };
 
-void remember_left_out_cluster(Batch *batch, int32 cluster) {
-  LeftOut *left_out = &batch->left_out;
-  for (int i = 0; i < left_out->cluster_count; i++)
-    if (left_out->clusters[i] == cluster)
-      return;
-  const size_t size = sizeof(int32) * static_cast<size_t>(left_out->cluster_count + 1);
-  left_out->clusters = static_cast<int32 *>(
-      left_out->clusters == nullptr ? palloc(size) : repalloc(left_out->clusters, size));
-  left_out->clusters[left_out->cluster_count++] = cluster;
-}
-
 TableWork *work_for(Batch *batch, Oid root) {
   bool found;
   auto *work = static_cast<TableWork *>(hash_search(batch->tables, &root, HASH_ENTER, &found));
@@ -155,7 +144,7 @@ void collect_run(Batch *batch, const core::ChangeRun &run, MemoryContext scratch
     return;
   SortedKeys *into = work->keys;
   if (!accepted(batch->session, cluster->id)) {
-    remember_left_out_cluster(batch, cluster->id);
+    remember_once(&batch->left_out.clusters, &batch->left_out.cluster_count, cluster->id);
     if (work->waiting == nullptr)
       work->waiting = begin_keys(work->table, kLittleMemoryKb);
     into = work->waiting;
