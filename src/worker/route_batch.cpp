@@ -73,6 +73,7 @@ public:
 private:
   ScanResult ship() {
     ScanResult result;
+    result.started_us = started_us_;
     result.taken_at = pg::call([this] { return scan::taken_at(batch_); });
     result.collected = pg::call([this] { return scan::collected(batch_); });
     times_.scan = ms_since(started_us_);
@@ -106,6 +107,7 @@ private:
     }
     acknowledge(*answer);
     result.outcome = ScanOutcome::kShipped;
+    result.rows = rows_;
     return result;
   }
 
