@@ -2,6 +2,7 @@
 #include "apply/row_writer.hpp"
 
 #include "apply/foreign_keys.hpp"
+#include "apply/index_entries.hpp"
 #include "apply/later_inserts.hpp"
 #include "apply/settings.hpp"
 #include "apply/unique_rechecks.hpp"
@@ -191,9 +192,8 @@ Written update_existing(Attempt *attempt, Target *target, Leaf *leaf) {
   if (must_retry(target, done.result))
     return Written::kRetry;
   List *recheck = NIL;
-  if (result->ri_NumIndices > 0 && done.indexes)
-    recheck = pg::exec_insert_index_tuples(result, leaf->next, estate, true, false, nullptr, NIL,
-                                           done.only_summarizing);
+  if (done.indexes)
+    recheck = insert_index_entries(leaf->entries, estate, leaf->next, leaf->existing, done.only_summarizing);
   if (recheck != NIL)
     note_rechecks(attempt, target->owner, leaf->relation, recheck, leaf->next->tts_tid);
   if (leaf->foreign_keys != nullptr)
@@ -292,9 +292,7 @@ Outcome insert_row(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot 
   if (!prepare_row(attempt, target, leaf, row))
     return Outcome::kRefused;
   table_tuple_insert(leaf->relation, row, GetCurrentCommandId(true), 0, nullptr);
-  List *recheck = NIL;
-  if (result->ri_NumIndices > 0)
-    recheck = pg::exec_insert_index_tuples(result, row, estate, false, false, nullptr, NIL, false);
+  List *const recheck = insert_index_entries(leaf->entries, estate, row, nullptr, false);
   if (recheck != NIL)
     note_rechecks(attempt, target->owner, leaf->relation, recheck, row->tts_tid);
   if (leaf->foreign_keys != nullptr)
@@ -407,12 +405,9 @@ bool insert_run(Attempt *attempt, Target *target, int rows, const Ordinal *ordin
     TupleTableSlot *const row = target->incoming[i];
     attempt->current.ordinal = ordinals[i];
     ResetPerTupleExprContext(estate);
-    if (leaf->result->ri_NumIndices > 0) {
-      List *const recheck =
-          pg::exec_insert_index_tuples(leaf->result, row, estate, false, false, nullptr, NIL, false);
-      if (recheck != NIL)
-        note_rechecks(attempt, target->owner, leaf->relation, recheck, row->tts_tid);
-    }
+    List *const recheck = insert_index_entries(leaf->entries, estate, row, nullptr, false);
+    if (recheck != NIL)
+      note_rechecks(attempt, target->owner, leaf->relation, recheck, row->tts_tid);
     if (leaf->foreign_keys != nullptr)
       note_foreign_keys(attempt, leaf->foreign_keys, nullptr, row);
   }

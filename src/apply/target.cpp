@@ -5,6 +5,7 @@
 
 #include "apply/attempt.hpp"
 #include "apply/foreign_keys.hpp"
+#include "apply/index_entries.hpp"
 #include "apply/trigger_filter.hpp"
 
 extern "C" {
@@ -87,6 +88,7 @@ void fill_leaf(Target *target, Leaf *leaf, ResultRelInfo *result) {
   leaf->relation = result->ri_RelationDesc;
   leaf->oid = RelationGetRelid(leaf->relation);
   leaf->result = result;
+  leaf->entries = open_index_entries(result);
   if (leaf->relation->rd_rel->relkind != RELKIND_RELATION)
     ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
             errmsg("cannot apply rows to \"%s\": it is not a table",

@@ -15,6 +15,7 @@
 namespace seal_sync::apply {
 
 struct Attempt;     // attempt.hpp
+struct IndexEntries; // index_entries.hpp, per leaf
 struct ForeignKeys; // foreign_keys.hpp, per leaf
 
 /// A relation that holds rows: the table itself, or one partition.
@@ -23,6 +24,7 @@ struct Leaf {
   MemoryContext context; // of the target
   Relation relation;
   ResultRelInfo *result;
+  IndexEntries *entries;
   AttrNumber *root_attnos; // [attno - 1] -> attno in the target; nullptr: identical
   config::Table *rule;
   uint64 rules; // config::version() of `rule`
