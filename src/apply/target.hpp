@@ -10,6 +10,7 @@
 #include "apply/relation_map.hpp"
 #include "apply/value_codec.hpp"
 #include "config/config.hpp"
+#include "pg/key_cursor.hpp"
 #include "pg/postgres.hpp"
 
 namespace seal_sync::apply {
@@ -30,11 +31,10 @@ struct Leaf {
   uint64 rules; // config::version() of `rule`
 
   Relation key_index;
-  IndexScanDesc scan;
+  pg::KeyCursor *cursor;
   SnapshotData dirty;
   int key_count;
   AttrNumber key_attnos[INDEX_MAX_KEYS]; // in this relation, by index column
-  ScanKeyData keys[INDEX_MAX_KEYS];
 
   TupleTableSlot *existing; // as found
   TupleTableSlot *next;     // as it will be written
