@@ -28,7 +28,6 @@ struct CurrentRow {
   Ordinal ordinal;
   const Descriptor *descriptor; // nullptr: between rows
   uint8 kind;
-  bool routing;         // its partition is being looked for
   core::ByteSpan bytes; // as it was sent, in the columns below; or the key itself
   const int *columns;   // nullptr: bytes is the key
   int column_count;

@@ -3,6 +3,7 @@
 
 #include "apply/foreign_keys.hpp"
 #include "apply/later_inserts.hpp"
+#include "apply/partitions.hpp"
 #include "apply/settings.hpp"
 #include "apply/unique_rechecks.hpp"
 
@@ -225,6 +226,11 @@ Written delete_existing(Attempt *attempt, Target *target, Leaf *leaf) {
   return Written::kDone;
 }
 
+/// A partition that does not exist holds no row: nothing to delete, and nothing to update in part.
+bool is_absent(const Target *target, TupleTableSlot *row) {
+  return target->only == nullptr && !has_partition(target->relation, row);
+}
+
 /// Tables with unique constraints beside the key: what could conflict waits until all else is done.
 bool must_wait(const Attempt *attempt, const Leaf *leaf) {
   return attempt->careful && leaf->unique_columns != nullptr;
@@ -306,9 +312,9 @@ Outcome insert_row(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot 
 
 Outcome put_row(Attempt *attempt, Target *target, TupleTableSlot *row, bool whole) {
   ResetPerTupleExprContext(target->estate);
-  attempt->current.routing = true;
+  if (!whole && is_absent(target, row))
+    return Outcome::kWanted;
   Leaf *const leaf = route(target, row);
-  attempt->current.routing = false;
   check_claims(attempt); // a partition may just have been locked
   for (int tries = 0; tries < kMaxRetries; ++tries) {
     if (!find_existing(leaf, row)) {
@@ -335,9 +341,9 @@ Outcome put_row(Attempt *attempt, Target *target, TupleTableSlot *row, bool whol
 
 Outcome delete_row(Attempt *attempt, Target *target, TupleTableSlot *row) {
   ResetPerTupleExprContext(target->estate);
-  attempt->current.routing = true;
+  if (is_absent(target, row))
+    return Outcome::kUnchanged;
   Leaf *const leaf = route(target, row);
-  attempt->current.routing = false;
   check_claims(attempt);
   for (int tries = 0; tries < kMaxRetries; ++tries) {
     if (!find_existing(leaf, row))

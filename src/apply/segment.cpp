@@ -14,23 +14,6 @@ struct TargetEntry {
   Target *target;
 };
 
-/// A partition that does not exist holds no row: nothing to delete, and nothing to update in part.
-bool is_absent_row(const Attempt *attempt, const ErrorData *error) {
-  return attempt->current.routing && attempt->current.kind != 'W' &&
-         error->sqlerrcode == ERRCODE_CHECK_VIOLATION;
-}
-
-void settle_failed_row(Attempt *attempt, const ErrorData *error) {
-  if (!is_absent_row(attempt, error)) {
-    refuse_current(attempt, error);
-    return;
-  }
-  attempt->unchanged += 1;
-  if (attempt->current.kind == 'P')
-    want(&attempt->session->notes, attempt->current.ordinal, attempt->current.descriptor->number,
-         current_key(attempt));
-}
-
 /// One segment in a subtransaction. nullptr when it went through, else why it was rolled back.
 ErrorData *try_segment(Attempt *attempt, SegmentWork work, void *argument) {
   const MemoryContext caller = CurrentMemoryContext;
@@ -168,7 +151,7 @@ void run_careful(Attempt *attempt, SegmentWork work, void *argument, SetRange se
         continue; // those before it are good, or will fail themselves when run again
     }
     attempt->current = failure.row;
-    settle_failed_row(attempt, failure.error);
+    refuse_current(attempt, failure.error);
     attempt->current = {};
     forget_failure(&failure);
     from = until + 1;

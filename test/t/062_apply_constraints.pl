@@ -136,9 +136,25 @@ is(sql('SELECT string_agg(tableoid::regclass || p::text, \' \' ORDER BY id) FROM
 my $id = SealWire::id('no partition');
 my $partial = $east->partial('public.p', [qw(id k v)], [ [ 5, 'nowhere', 'x' ], [ 3, 'y', 'cc' ] ]);
 $got = $east->apply(sections => [$partial], id => $id);
-is($got->{error}, '23514', 'a partial update without a partition') or diag explain $got;
-$got = $east->apply(sections => [$partial], id => $id, careful => 1);
-is($got->{error}, 'SSW01', 'is wanted whole');
+is($got->{error}, 'SSW01', 'a partial update without a partition is wanted whole') or diag explain $got;
+# nothing to delete is no reason for a second attempt, however many there are
+$got = $east->batch($east->removed('public.p', [ map { ($_ % 2 ? [ 'y', 1000 + $_ ] : [ 'nowhere', $_ ]) } 1 .. 100 ]), $east->whole('public.p', [ map { [ $_, 'x', 'v' ] } 11 .. 20 ]));
+is_deeply([ @$got{qw(attempts unchanged inserted)} ], [ 1, 100, 10 ], 'a hundred deletes without a partition') or diag explain $got;
+$got = $east->apply(sections => [ map { ($east->removed('public.p', [ [ 'nowhere', $_ ] ]), $east->removed('public.p', [ [ 'x', $_ ] ])) } 11 .. 60 ], careful => 1);
+is_deeply([ @$got{qw(error unchanged deleted)} ], [ undef, 90, 10 ], 'and among others in a careful attempt') or diag explain $got;
+sql(q(
+CREATE TABLE ph (id int, k text, v text, PRIMARY KEY (k, id)) PARTITION BY HASH (id);
+CREATE TABLE ph0 PARTITION OF ph FOR VALUES WITH (MODULUS 2, REMAINDER 0) PARTITION BY LIST (k);
+CREATE TABLE ph0x PARTITION OF ph0 FOR VALUES IN ('x');
+CREATE TABLE ph0_rest PARTITION OF ph0 DEFAULT;
+SELECT seal_sync.table_add('ph', cluster => 'a');
+));
+$east->describe('public.ph', [ [qw(id int4 F 4 2)], [qw(k text T 0 1)], [qw(v text T)] ]);
+$got = $east->batch($east->whole('public.ph', [ map { ([ $_, 'x', '' ], [ $_, 'z', '' ]) } 1 .. 20 ]));
+my $there = sql('SELECT count(*) FROM ph');
+is(@{$got->{refused}} + $there, 40, 'rows of a hash without all its partitions') or diag explain $got;
+$got = $east->batch($east->removed('public.ph', [ map { ([ 'x', $_ ], [ 'z', $_ ]) } 1 .. 20 ]));
+is_deeply([ @$got{qw(attempts deleted unchanged)} ], [ 1, $there, 40 - $there ], 'deletes find those that are there') or diag explain $got;
 is(log_size(), $before, 'nothing is captured in partitions either');
 # a partition as the registered table
 sql(q(CREATE TABLE q (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE q1 PARTITION OF q FOR VALUES FROM (0) TO (10); SELECT seal_sync.table_add('q1', cluster => 'a')));
