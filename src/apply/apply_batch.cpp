@@ -2,6 +2,7 @@
 #include "apply/apply_batch.hpp"
 
 #include "apply/batch_rows.hpp"
+#include "apply/careful.hpp"
 #include "apply/foreign_keys.hpp"
 #include "apply/later_inserts.hpp"
 #include "apply/progress.hpp"
@@ -19,8 +20,6 @@ namespace seal_sync::apply {
 
 namespace {
 
-// More subtransactions than this overflow what other backends keep of a transaction (trap T16).
-constexpr int kMaxSubtransactions = 32;
 constexpr int kMaxAttempts = 100; // that end with kRepeat and have found nothing out
 // The answer of an attempt is sent before its commit. It has to fit into the socket's buffers: a sender
 // that does not read must not keep our locks (trap T12).
@@ -174,8 +173,6 @@ void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
   verify_foreign_keys(attempt);
   if (attempt->session->notes.refused_count > refused)
     ask_to_repeat(attempt, "Rows are refused for what other rows of the batch are.");
-  if (attempt->subtransactions > kMaxSubtransactions)
-    ask_to_repeat(attempt, "All rows to refuse are known now.");
 }
 
 bytea *refusals_to_store(const BatchNotes &notes) {

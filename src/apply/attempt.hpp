@@ -59,7 +59,7 @@ struct Attempt {
   UniqueRechecks *rechecks;
   LaterInserts *later;
   ForeignKeyStore *foreign_keys;
-  int subtransactions; // committed, with writes
+  int subtransactions; // of careful mode that have written and were kept
   int64 wanted_before; // notes.wanted_count when the attempt began
   int64 refused_before; // notes.refused_count then
 
