@@ -142,7 +142,7 @@ void write_plainly(Attempt *attempt, core::ByteSpan last_chunk) {
   {
     MemoryContextSwitchTo(caller);
     ErrorData *const error = CopyErrorData();
-    if (attempt->current.descriptor != nullptr && is_row_error(error)) {
+    if ((attempt->current.descriptor != nullptr || attempt->verifying) && is_row_error(error)) {
       attempt->session->notes.careful = true;
       if (looks_transient(error)) {
         FlushErrorState();

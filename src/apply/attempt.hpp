@@ -59,6 +59,7 @@ struct Attempt {
   UniqueRechecks *rechecks;
   LaterInserts *later;
   ForeignKeyStore *foreign_keys;
+  bool verifying; // foreign keys, in a first attempt: what fails is some row's fault
   int subtransactions; // of careful mode that have written and were kept
   int64 wanted_before; // notes.wanted_count when the attempt began
   int64 refused_before; // notes.refused_count then

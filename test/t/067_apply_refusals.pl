@@ -89,4 +89,41 @@ $east->describe("public.t$_", [ [qw(id int4 F 4 1)], [qw(u int4 F 4)] ]) for 1 .
 $got = $east->batch(map { $east->whole("public.t$_", [ [ 1, 1 ], [ 2, $_ == 50 ? 1 : 2 ], [ 3, 3 ] ]) } 1 .. 50);
 is(refused($got), 't50/2/23505/t50_u_key', 'fifty tables, one bad row') or diag explain { error => $got->{error}, errors => $got->{errors} };
 is(sql('SELECT ' . join ' + ', map { "(SELECT count(*) FROM t$_)" } 1 .. 50), 149, 'rows');
+
+# ---- a foreign key that cannot be checked is the fault of the rows that have it ------------------------------------------------
+sql('CREATE ROLE holder; CREATE SCHEMA other; GRANT USAGE, CREATE ON SCHEMA other TO holder');
+table('CREATE TABLE other_p (id int PRIMARY KEY); ALTER TABLE other_p OWNER TO holder', 'other_p', [qw(id int4 F 4 1)]);
+table('CREATE TABLE k (id int PRIMARY KEY, p int REFERENCES other_p)', 'k', [qw(id int4 F 4 1)], [qw(p int4 F 4)]);
+$got = $east->batch($east->whole('public.other_p', [ map { [$_] } 1 .. 3000 ]), $east->whole('public.k', [ [ 1, 1 ], [ 2, undef ] ]));
+is(refused($got), '', 'rows with a foreign key');
+sql('REVOKE ALL ON other_p FROM holder');
+$got = $east->batch($east->whole('public.c', [ [ 300_000, 'good' ] ]), $east->whole('public.k', [ [ 3, 1 ], [ 4, undef ], [ 5, 99_999 ] ]));
+is(refused($got), 'k/3/42501 k/5/42501', 'the owner of the referenced table may not read it: those that refer to it are refused') or diag explain $got->{errors};
+is(sql('SELECT string_agg(id::text, \' \' ORDER BY id) FROM k') . sql('SELECT count(*) FROM c WHERE id = 300000'), '1 2 41', 'the others arrive');
+$got = $east->batch($east->whole('public.k', [ map { [ $_, $_ ] } 11 .. 2999 ]));
+is_deeply([ scalar @{$got->{refused} // []}, $got->{error} ], [ 2989, undef ], 'thousands of them');
+sql('GRANT ALL ON other_p TO holder; REVOKE ALL ON SCHEMA other FROM holder; ALTER TABLE other_p SET SCHEMA other');
+$got = $east->batch($east->whole('public.k', [ [ 6, 1 ], [ 7, undef ] ]));
+is(refused($got), 'k/6/42501', 'nor look into its schema') or diag explain $got;
+sql('GRANT ALL ON SCHEMA other TO holder; ALTER TABLE other.other_p SET SCHEMA public');
+$east->describe('public.other_p', [ [qw(id int4 F 4 1)] ]);
+sql('ALTER TABLE k OWNER TO holder; REVOKE ALL ON k FROM holder');
+$got = $east->batch($east->removed('public.other_p', [ [1], [2] ]), $east->whole('public.c', [ [ 300_002, 'good' ] ]));
+is(refused($got), 'other_p/1/42501 other_p/2/42501', 'the same with a table that refers') or diag explain $got;
+is(sql('SELECT count(*) FROM c WHERE id = 300002'), 1, 'the others arrive');
+sql('GRANT ALL ON k TO holder');
+is(refused($east->batch($east->removed('public.other_p', [ [1], [2] ]), $east->whole('public.k', [ [ 3, 3 ] ]))), 'other_p/1/23503/k_p_fkey', 'with the right all is as usual');
+# a query that fails for a single key: the comparison of the referenced index does
+sql(q(
+CREATE FUNCTION picky(int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE STRICT AS $$ BEGIN
+	IF 1313 IN ($1, $2) THEN RAISE EXCEPTION 'not this one'; END IF;
+	RETURN sign($1 - $2); END $$;
+CREATE OPERATOR CLASS picky FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 picky(int, int);
+));
+table('CREATE TABLE pp (id int PRIMARY KEY, code int); CREATE UNIQUE INDEX ON pp (code picky)', 'pp', [qw(id int4 F 4 1)], [qw(code int4 F 4)]);
+table('CREATE TABLE pc (id int PRIMARY KEY, code int REFERENCES pp (code))', 'pc', [qw(id int4 F 4 1)], [qw(code int4 F 4)]);
+$east->sql('SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; SET enable_sort = off');
+$got = $east->batch($east->whole('public.pp', [ map { [ $_, $_ ] } 1 .. 1200 ]), $east->whole('public.pc', [ map { [ $_, $_ == 77 ? 5000 : $_ == 700 ? 1313 : $_ ] } 1 .. 1200 ]));
+is(refused($got), 'pc/700/P0001 pc/77/23503/pc_code_fkey', 'a single key that fails, and a violation beside it') or diag explain { error => $got->{error}, errors => $got->{errors} };
+is(sql('SELECT count(*) FROM pc'), 1198, 'rows');
 done_testing();
