@@ -10,7 +10,7 @@ namespace seal_sync::apply {
 
 namespace {
 
-enum Extra { kSequence = 1, kOrdinal, kKind, kKey, kExtras = kKey };
+enum Extra { kSequence = 1, kOrdinal, kKind, kKey, kReplaces, kExtras = kReplaces };
 
 struct Store {
   uint64 number; // hash key: of the descriptor
@@ -91,6 +91,7 @@ Store *store_of(Attempt *attempt, Target *target) {
     TupleDescInitEntry(store->desc, kOrdinal, "ordinal", INT8OID, -1, 0);
     TupleDescInitEntry(store->desc, kKind, "kind", CHAROID, -1, 0);
     TupleDescInitEntry(store->desc, kKey, "key", BYTEAOID, -1, 0);
+    TupleDescInitEntry(store->desc, kReplaces, "replaces", BOOLOID, -1, 0);
     for (int i = 0; i < of_target->natts; ++i)
       TupleDescCopyEntry(store->desc, static_cast<AttrNumber>(kExtras + i + 1), of_target,
                          static_cast<AttrNumber>(i + 1));
@@ -128,7 +129,7 @@ Datum inline_value(const FormData_pg_attribute *attribute, Datum value) {
 
 } // namespace
 
-void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row) {
+void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row, bool replaces) {
   Store *const store = store_of(attempt, target);
   const TupleDesc leaf_desc = RelationGetDescr(leaf->relation);
   const int natts = store->desc->natts;
@@ -144,6 +145,7 @@ void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *
   values[kOrdinal - 1] = Int64GetDatum(static_cast<int64>(attempt->current.ordinal));
   values[kKind - 1] = CharGetDatum(static_cast<char>(attempt->current.kind));
   values[kKey - 1] = PointerGetDatum(key_value);
+  values[kReplaces - 1] = BoolGetDatum(replaces);
   memset(nulls, false, sizeof(bool) * kExtras);
   slot_getallattrs(row);
   for (int i = 0; i < leaf_desc->natts; ++i) {
@@ -230,7 +232,8 @@ void insert_one(Attempt *attempt, Target *target, TupleTableSlot *stored) {
   ExecStoreVirtualTuple(row);
   ResetPerTupleExprContext(target->estate);
   Leaf *const leaf = route(target, row);
-  if (insert_row(attempt, target, leaf, in_leaf_layout(target, leaf, row)) == Outcome::kInserted)
+  const bool replaces = DatumGetBool(stored->tts_values[kReplaces - 1]);
+  if (insert_row(attempt, target, leaf, in_leaf_layout(target, leaf, row), replaces) == Outcome::kInserted)
     attempt->inserted += 1;
   end_after_query(target);
 }
