@@ -336,6 +336,15 @@ core::ByteSpan current_key(const Attempt *attempt) {
   return key.span();
 }
 
+core::ByteSpan keep_current_key(const Attempt *attempt) {
+  const MemoryContext caller = MemoryContextSwitchTo(attempt->rows); // building it takes more than it is
+  const core::ByteSpan key = current_key(attempt);
+  MemoryContextSwitchTo(caller);
+  auto *copy = static_cast<uint8 *>(MemoryContextAlloc(attempt->context, key.size() + 1));
+  memcpy(copy, key.data(), key.size());
+  return {copy, key.size()};
+}
+
 void refuse_current(Attempt *attempt, const char *sqlstate, const char *message, const char *detail,
                     const char *constraint) {
   const CurrentRow &row = attempt->current;

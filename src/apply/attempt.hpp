@@ -77,6 +77,9 @@ bool is_senders(const Attempt *attempt, const config::Cluster *cluster);
 /// The key of the current row as a wire keyrow, in the current memory context.
 core::ByteSpan current_key(const Attempt *attempt);
 
+/// A copy of it that lives as long as the attempt.
+core::ByteSpan keep_current_key(const Attempt *attempt);
+
 /// Takes the current row out of the batch.
 void refuse_current(Attempt *attempt, const char *sqlstate, const char *message, const char *detail,
                     const char *constraint);

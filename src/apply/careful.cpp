@@ -48,17 +48,6 @@ void return_to(Attempt *attempt, const Mark &mark) {
   attempt->subtransactions = mark.subtransactions;
 }
 
-/// The chunk that has the bytes of the current row goes with the segment's memory; its key stays.
-void keep_current_key(Attempt *attempt) {
-  const MemoryContext caller = MemoryContextSwitchTo(attempt->rows);
-  const core::ByteSpan key = current_key(attempt);
-  auto *copy = static_cast<uint8 *>(MemoryContextAlloc(attempt->context, key.size() + 1));
-  memcpy(copy, key.data(), key.size());
-  attempt->current.bytes = {copy, key.size()};
-  attempt->current.columns = nullptr;
-  MemoryContextSwitchTo(caller);
-}
-
 /// One segment in a subtransaction. nullptr when it went through, else why it was rolled back; the row
 /// to blame is attempt->current then.
 ErrorData *try_segment(Attempt *attempt, const Work &work, uint64 from, uint64 until) {
@@ -85,8 +74,10 @@ ErrorData *try_segment(Attempt *attempt, const Work &work, uint64 from, uint64 u
     error = CopyErrorData();
     FlushErrorState();
     RollbackAndReleaseCurrentSubTransaction();
-    if (attempt->current.descriptor != nullptr)
-      keep_current_key(attempt);
+    if (attempt->current.descriptor != nullptr) { // the chunk that has its bytes goes with the segment
+      attempt->current.bytes = keep_current_key(attempt);
+      attempt->current.columns = nullptr;
+    }
     // Closed with their resource owner; only memory is left of them.
     MemoryContextReset(attempt->segment);
     attempt->targets = nullptr;
