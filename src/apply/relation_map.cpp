@@ -387,8 +387,10 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
   descriptor->context = context;
   MemoryContextSwitchTo(caller);
 
-  if (hash_get_num_entries(session->tables) >= kMaxDescribed)
-    ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("a peer describes too many tables"));
+  if (hash_get_num_entries(session->tables) >= kMaxDescribed &&
+      hash_search(session->tables, &descriptor->number, HASH_FIND, nullptr) == nullptr) // known: replaced
+    ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("a peer describes too many tables"),
+            errdetail("At most %d are described on one connection.", kMaxDescribed));
 
   core::wire::Problem why;
   bool fits = false;
