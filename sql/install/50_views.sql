@@ -204,10 +204,10 @@ WITH counts AS MATERIALIZED (
     SELECT h.relation, h.peer, pg_catalog.count(*) AS keys,
         pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
         pg_catalog.bool_or(h.state = 'parked') AS parked,
-        pg_catalog.bool_or(h.state = 'waiting_peer' AND h.cluster_id = 0) AS waiting,
+        pg_catalog.bool_or(h.state = 'waiting_peer' AND NOT h.awaits_cluster) AS waiting,
         pg_catalog.min(h.first_failed_at) FILTER (WHERE h.state IN ('parked', 'waiting_peer')) AS since,
         (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC)
-            FILTER (WHERE h.state IN ('parked', 'waiting_peer') AND h.cluster_id = 0))[1] AS message
+            FILTER (WHERE h.state IN ('parked', 'waiting_peer') AND NOT h.awaits_cluster))[1] AS message
     FROM seal_sync.held h GROUP BY h.relation, h.peer
 ), problems AS MATERIALIZED (
     SELECT p.relation, pg_catalog.string_agg(DISTINCT p.member::text, ', ' ORDER BY p.member::text) AS members
@@ -288,9 +288,10 @@ WITH server AS MATERIALIZED (
             (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = 'seal_sync_worker'))
         ORDER BY u.umuser DESC LIMIT 1) m ON true
 ), held AS MATERIALIZED (
-    SELECT h.peer, h.relation, h.state, h.cluster_id, pg_catalog.count(*) AS keys, pg_catalog.min(h.first_failed_at) AS since,
+    SELECT h.peer, h.relation, h.state, CASE WHEN h.awaits_cluster THEN h.cluster_id END AS awaited,
+        pg_catalog.count(*) AS keys, pg_catalog.min(h.first_failed_at) AS since,
         (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC))[1] AS message
-    FROM seal_sync.held h GROUP BY h.peer, h.relation, h.state, h.cluster_id
+    FROM seal_sync.held h GROUP BY 1, 2, 3, 4
 ), findings(severity, code, scope, since, message, hint) AS (
     SELECT 'warning', 'no_identity', 'node', NULL::timestamptz, 'this database is not a node yet: nothing is captured or applied',
         'SELECT seal_sync.node_create(''…'') gives it a name.'
@@ -373,14 +374,14 @@ WITH server AS MATERIALIZED (
         pg_catalog.format('%s keys wait for peer "%s": %s', h.keys, h.peer, coalesce(h.message, h.state)),
         CASE h.state WHEN 'parked' THEN pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', h.peer)
             ELSE pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', h.peer) END
-    FROM held h WHERE h.state IN ('parked', 'waiting_peer') AND h.cluster_id = 0
+    FROM held h WHERE h.state IN ('parked', 'waiting_peer') AND h.awaited IS NULL
     UNION ALL
-    SELECT 'warning', 'cluster_waiting_peer', 'cluster ' || coalesce(c.cluster::text, h.cluster_id::text), h.since,
+    SELECT 'warning', 'cluster_waiting_peer', 'cluster ' || coalesce(c.cluster::text, h.awaited::text), h.since,
         pg_catalog.format('%s keys wait until peer "%s" declares the cluster', h.keys, h.peer),
         pg_catalog.format('On node "%s": SELECT seal_sync.cluster_create(%L, primary_node => %L).', h.peer, c.cluster, n.node)
-    FROM (SELECT x.peer, x.cluster_id, pg_catalog.sum(x.keys) AS keys, pg_catalog.min(x.since) AS since
-          FROM held x WHERE x.state = 'waiting_peer' AND x.cluster_id <> 0 GROUP BY x.peer, x.cluster_id) h
-    LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id
+    FROM (SELECT x.peer, x.awaited, pg_catalog.sum(x.keys) AS keys, pg_catalog.min(x.since) AS since
+          FROM held x WHERE x.awaited IS NOT NULL GROUP BY x.peer, x.awaited) h
+    LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.awaited
     CROSS JOIN node n
     UNION ALL
     SELECT 'critical', 'quarantined_keys', 'table ' || h.relation::regclass::text, h.since,
