@@ -57,15 +57,12 @@ WITH counts AS MATERIALIZED (
         coalesce(c.keys, 0) + coalesce(h.keys, 0) AS pending_keys,
         least(c.oldest_at, r.oldest_pending_at) AS oldest_at,
         coalesce(h.parked, 0) AS parked, coalesce(h.quarantined, 0) AS quarantined,
-        CASE WHEN r.last_read_time + r.last_send_time + r.last_apply_time + r.last_commit_time > 0 AND r.last_batch_keys > 0
-            THEN r.last_batch_keys * 1000 / (r.last_read_time + r.last_send_time + r.last_apply_time + r.last_commit_time)
-        END AS speed,
         v.preloaded, v.enabled, v.log_bytes, v.log_limit_bytes, g.batch_acknowledged, g.acknowledged_at
     FROM seal_sync.peer p
     CROSS JOIN seal_sync.get_server() v
     LEFT JOIN seal_sync.peer_state s ON s.peer = p.peer
     LEFT JOIN seal_sync.get_routes() r(slot_peer, pid, state, state_reason, state_since, connected_since, last_contact_at,
-        oldest_pending_at, last_batch, last_batch_keys, last_batch_at, complete_until, parked_tables, retries, next_retry_at,
+        oldest_pending_at, last_batch, last_batch_keys, last_batch_at, keys_per_second, complete_until, parked_tables, retries, next_retry_at,
         last_error_at, last_error_sqlstate, last_error, last_error_hint, peer_version, protocol, tls, clock_offset,
         batches, empty_scans, keys, upserts, deletes, bytes_raw, bytes_wire, scan_time, read_time, send_time, apply_time,
         commit_time, idle_time, last_scan_time, last_read_time, last_send_time, last_apply_time, last_commit_time,
@@ -86,9 +83,9 @@ SELECT o.peer, 'out' AS direction,
     o.pid AS worker_pid, o.connected_since, o.last_contact_at, o.pending_keys,
     CASE WHEN o.log_keys > 0 THEN o.oldest_at END AS oldest_pending_at,
     CASE WHEN o.log_keys = 0 THEN interval '0' ELSE pg_catalog.clock_timestamp() - o.oldest_at END AS lag,
-    o.speed AS keys_per_second,
+    o.keys_per_second, -- pending keys worked off while busy; large and recent batches count most
     CASE WHEN o.log_keys = 0 THEN interval '0'
-         WHEN o.state IN ('streaming', 'catchup') THEN o.log_keys / o.speed * interval '1 s' END AS eta,
+         WHEN o.state IN ('streaming', 'catchup') THEN o.log_keys / o.keys_per_second * interval '1 s' END AS eta,
     o.log_bytes, o.log_limit_bytes, coalesce(nullif(o.last_batch, 0), nullif(o.batch_acknowledged, 0)) AS last_batch,
     CASE WHEN o.last_batch > 0 THEN o.last_batch_keys END AS last_batch_keys, coalesce(o.last_batch_at, o.acknowledged_at) AS last_batch_at,
     o.parked AS parked_tables, o.quarantined AS quarantined_keys, o.retries, o.next_retry_at,
@@ -259,6 +256,10 @@ LEFT JOIN LATERAL ( -- counters of the table as such stand under the empty peer
     FROM counters t WHERE t.relation = r.relation AND (t.peer = p.peer OR t.peer = '')
     HAVING (SELECT x.preloaded FROM seal_sync.get_server() x)) v ON true;
 COMMENT ON VIEW seal_sync.stat_table IS 'each registered table and peer: state, what is pending, counters';
+COMMENT ON COLUMN seal_sync.stat_table.captured_inserts IS 'inserts recorded here and seen by a scan for the peer; updates and deletes likewise';
+COMMENT ON COLUMN seal_sync.stat_table.keys_shipped IS 'rows sent to the peer, a key that changed often between two scans once';
+COMMENT ON COLUMN seal_sync.stat_table.bytes_shipped IS 'bytes of these rows on the wire';
+COMMENT ON COLUMN seal_sync.stat_table.keys_applied IS 'rows of the peer''s batches written or deleted here, unchanged ones included; counted once a batch';
 
 CREATE VIEW seal_sync.stat_route AS
 SELECT r.peer, r.batches, r.empty_scans, r.keys, r.upserts, r.deletes, r.bytes_raw, r.bytes_wire,

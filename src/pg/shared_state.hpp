@@ -40,6 +40,7 @@ struct RouteSlot {
   TimestampTz oldest_pending_at; // first scan that saw the oldest unacknowledged change, 0: none
   int64 last_batch;
   int64 last_batch_keys;
+  double keys_per_second; // pending keys worked off while busy, see core/rate.hpp; 0: unknown
   TimestampTz last_batch_at;
   TimestampTz complete_until; // everything committed here before is on the peer
   int32 retries;

@@ -86,6 +86,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_routes) {
     row.bigint(slot->last_batch);
     row.bigint(slot->last_batch_keys);
     row.time(slot->last_batch_at);
+    row.add(Float8GetDatum(std::round(slot->keys_per_second * 10) / 10), slot->keys_per_second == 0);
     row.time(slot->complete_until);
     row.integer(slot->parked_tables);
     row.integer(slot->retries);
@@ -177,6 +178,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_table_counters) {
 SEAL_SYNC_PG_FUNCTION(seal_sync_get_server) {
   RowWriter row(fcinfo);
   pid_t worker = 0;
+  bool full = false;
   if (pg::have_shared_state()) {
     LWLockAcquire(pg::shared_lock(), LW_SHARED);
     if (const pg::DatabaseSlot *slot = pg::database_slot(MyDatabaseId, false))
