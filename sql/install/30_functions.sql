@@ -126,7 +126,8 @@ CREATE FUNCTION seal_sync.get_table_counters(OUT relation oid, OUT peer name, OU
     RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 50 AS 'MODULE_PATHNAME', 'seal_sync_get_table_counters';
 
 CREATE FUNCTION seal_sync.get_server(OUT preloaded boolean, OUT worker_pid integer, OUT enabled boolean, OUT guard text,
-        OUT log_bytes bigint, OUT log_limit_bytes bigint, OUT max_worker_processes integer)
+        OUT log_bytes bigint, OUT log_limit_bytes bigint, OUT max_worker_processes integer, OUT max_databases integer,
+        OUT no_room boolean)
     RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'seal_sync_get_server';
 
 CREATE FUNCTION seal_sync.pending_counts(OUT peer name, OUT relation oid, OUT cluster_id integer, OUT keys bigint,

@@ -307,7 +307,12 @@ WITH server AS MATERIALIZED (
     UNION ALL
     SELECT 'critical', 'worker_not_running', 'server', NULL, 'the worker of this database does not run',
         'See the server log, seal_sync.databases and max_worker_processes.'
-    FROM server v, node WHERE v.preloaded AND v.enabled AND v.worker_pid IS NULL
+    FROM server v, node WHERE v.preloaded AND v.enabled AND v.worker_pid IS NULL AND NOT v.no_room
+    UNION ALL
+    SELECT 'critical', 'too_many_databases', 'server', NULL,
+        pg_catalog.format('nothing is shipped from this database: seal_sync looks after at most %s databases of a server', v.max_databases),
+        'Name those that have the extension in seal_sync.databases.'
+    FROM server v, node WHERE v.no_room AND v.enabled
     UNION ALL
     SELECT 'critical', 'worker_slots', 'server', NULL,
         pg_catalog.format('max_worker_processes is %s: too few for %s routes', v.max_worker_processes, n.routes),

@@ -130,6 +130,8 @@ DatabaseSlot *database_slots();
 
 /// A database's slot; the caller holds shared_lock(), exclusively when `create`.
 DatabaseSlot *database_slot(Oid database, bool create);
+/// Whether that database has no slot and can get none. Lock held.
+bool no_room_for_database(Oid database);
 /// Gives up everything kept for a database that is gone, counters included. Lock held exclusively.
 void forget_database(Oid database);
 /// Gives up a route's slot, with its counters. Lock held exclusively.

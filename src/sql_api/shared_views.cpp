@@ -174,7 +174,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_table_counters) {
   PG_RETURN_VOID();
 }
 
-/// One row: (preloaded, worker_pid, enabled, guard, log_bytes, log_limit_bytes, max_worker_processes).
+/// One row: (preloaded, worker_pid, enabled, guard, log_bytes, log_limit_bytes, max_worker_processes, max_databases, no_room).
 SEAL_SYNC_PG_FUNCTION(seal_sync_get_server) {
   RowWriter row(fcinfo);
   pid_t worker = 0;
@@ -183,6 +183,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_server) {
     LWLockAcquire(pg::shared_lock(), LW_SHARED);
     if (const pg::DatabaseSlot *slot = pg::database_slot(MyDatabaseId, false))
       worker = slot->worker_pid;
+    full = pg::no_room_for_database(MyDatabaseId);
     LWLockRelease(pg::shared_lock());
   }
   constexpr const char *kGuards[] = {"refuse", "warn", "off"};
@@ -193,6 +194,8 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_server) {
   row.bigint(scan::log_bytes());
   row.add(Int64GetDatum(static_cast<int64>(guc::max_log_size) * 1024 * 1024), guc::max_log_size == 0);
   row.integer(max_worker_processes);
+  row.integer(pg::kMaxDatabases);
+  row.boolean(full);
   row.done();
   PG_RETURN_VOID();
 }
