@@ -278,8 +278,7 @@ bool match(Descriptor *descriptor, Relation relation, Problem *why) {
   if (table == nullptr) {
     *why = problem("42P01", psprintf("table \"%s\" is not registered on node \"%s\"",
                                      shown_table(descriptor), config::local_node()),
-                   "", "Register it there with seal_sync.table_add, or adopt the configuration with"
-                       " seal_sync.config_adopt. It goes on by itself afterwards.");
+                   "", "Register it there with seal_sync.table_add. It goes on by itself afterwards.");
     return false;
   }
   const char kind = relation->rd_rel->relkind;
