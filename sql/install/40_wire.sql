@@ -17,6 +17,11 @@ CREATE FUNCTION seal_sync.wire_put(chunk bytea) RETURNS void
     AS 'MODULE_PATHNAME', 'seal_sync_wire_put';
 COMMENT ON FUNCTION seal_sync.wire_put(bytea) IS 'called by a peer: a part of the next batch';
 
+CREATE FUNCTION seal_sync.wire_begin(request bytea) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+    AS 'MODULE_PATHNAME', 'seal_sync_wire_begin';
+COMMENT ON FUNCTION seal_sync.wire_begin(bytea) IS 'called by a peer: applies the next batch while it arrives';
+
 CREATE FUNCTION seal_sync.wire_apply(request bytea) RETURNS bytea
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
     AS 'MODULE_PATHNAME', 'seal_sync_wire_apply';
@@ -33,8 +38,8 @@ CREATE FUNCTION seal_sync.wire_heartbeat(message bytea) RETURNS bytea
 COMMENT ON FUNCTION seal_sync.wire_heartbeat(bytea) IS 'called by a peer: nothing more up to now';
 
 REVOKE ALL ON FUNCTION seal_sync.wire_hello(bytea), seal_sync.wire_describe(bytea),
-    seal_sync.wire_put(bytea), seal_sync.wire_apply(bytea), seal_sync.wire_wanted(),
+    seal_sync.wire_put(bytea), seal_sync.wire_begin(bytea), seal_sync.wire_apply(bytea), seal_sync.wire_wanted(),
     seal_sync.wire_heartbeat(bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION seal_sync.wire_hello(bytea), seal_sync.wire_describe(bytea),
-    seal_sync.wire_put(bytea), seal_sync.wire_apply(bytea), seal_sync.wire_wanted(),
+    seal_sync.wire_put(bytea), seal_sync.wire_begin(bytea), seal_sync.wire_apply(bytea), seal_sync.wire_wanted(),
     seal_sync.wire_heartbeat(bytea) TO seal_sync_peer;

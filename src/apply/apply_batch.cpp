@@ -11,26 +11,19 @@
 #include "apply/settings.hpp"
 #include "apply/unique_rechecks.hpp"
 #include "apply/unpack.hpp"
-#include "apply/wire_row.hpp"
-
-extern "C" {
-#include "portability/instr_time.h"
-}
+#include "pg/latch.hpp"
 
 namespace seal_sync::apply {
 
 namespace {
 
-constexpr int kMaxAttempts = 100; // that end with kRepeat and have found nothing out
 // The answer of an attempt is sent before its commit. It has to fit into the socket's buffers: a sender
 // that does not read must not keep our locks (trap T12).
 constexpr Size kMaxRefusalsInAnswer = 4096;
 
-int sqlstate_of(const char *s) { return MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]); }
-
 // ---- may this batch be applied ------------------------------------------------------------------
 
-void read_claims(Session *session, core::Reader *in, Attempt *attempt) {
+void read_claims(core::Reader *in, Attempt *attempt) {
   const uint64 count = attempt->request.clusters;
   if (count > in->remaining())
     damaged_message("batch");
@@ -41,7 +34,7 @@ void read_claims(Session *session, core::Reader *in, Attempt *attempt) {
     claim->epoch = static_cast<int64>(in->u64());
     if (!in->ok())
       damaged_message("batch");
-    name_from_wire(name, session->encoding, &claim->cluster);
+    name_from_wire(name, attempt->session->encoding, &claim->cluster);
   }
   attempt->claim_count = static_cast<int>(count);
 }
@@ -83,7 +76,9 @@ void check_collected(Session *session, const core::wire::ApplyRequest &request, 
                     chunks, request.chunks, rows, request.rows));
 }
 
-void check_transaction() {
+} // namespace
+
+void check_apply_transaction() {
   if (!IsTransactionBlock() || IsSubTransaction())
     ereport(ERROR, errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
             errmsg("seal_sync.wire_apply must be called in a transaction block of its own"));
@@ -91,6 +86,8 @@ void check_transaction() {
     ereport(ERROR, errcode(ERRCODE_INAPPROPRIATE_ISOLATION_LEVEL_FOR_BRANCH_TRANSACTION),
             errmsg("seal_sync.wire_apply needs a read-write transaction in isolation level READ COMMITTED"));
 }
+
+namespace {
 
 // ---- the attempt --------------------------------------------------------------------------------
 
@@ -124,12 +121,6 @@ bool looks_transient(const ErrorData *error) {
          error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 }
 
-/// Whether the next attempt starts from more than this one did.
-bool has_found_out(const Attempt *attempt) {
-  const BatchNotes &notes = attempt->session->notes;
-  return notes.refused_count > attempt->refused_before || notes.wanted_count > attempt->wanted_before;
-}
-
 void write_batch(Attempt *attempt, core::ByteSpan last_chunk);
 
 /// The first attempt; from the second on this session is careful by itself.
@@ -160,10 +151,8 @@ void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
   if (!attempt->careful) {
     begin_segment(attempt);
     walk_rows(attempt, &rows);
-    ask_for_wanted(attempt);
-    run_rechecks(attempt);
     end_segment(attempt);
-    verify_foreign_keys(attempt);
+    finish_rows(attempt);
     return;
   }
   run_careful(attempt, walk_rows, &rows, set_rows_range);
@@ -202,73 +191,77 @@ void write_answer(core::Buffer *reply, core::wire::ApplyReply answer, const byte
     reply->bytes(refusals.position(), refusals.remaining());
 }
 
-struct WhatIsApplied {
-  Session *session;
-  const Attempt *attempt;
-};
-
 void add_context(void *argument) {
-  const auto *what = static_cast<WhatIsApplied *>(argument);
-  const CurrentRow &row = what->attempt->current;
+  const auto *attempt = static_cast<const Attempt *>(argument);
+  const CurrentRow &row = attempt->current;
+  const char *const origin = NameStr(attempt->session->origin);
   if (row.descriptor != nullptr)
     errcontext("applying a row of table \"%s.%s\", batch " UINT64_FORMAT " of node \"%s\"",
-               NameStr(row.descriptor->schema), NameStr(row.descriptor->table),
-               what->attempt->request.batch, NameStr(what->session->origin));
+               NameStr(row.descriptor->schema), NameStr(row.descriptor->table), attempt->request.batch, origin);
   else
-    errcontext("applying batch " UINT64_FORMAT " of node \"%s\"", what->attempt->request.batch,
-               NameStr(what->session->origin));
+    errcontext("applying batch " UINT64_FORMAT " of node \"%s\"", attempt->request.batch, origin);
 }
 
 } // namespace
 
-void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
-  instr_time started, ended;
-  INSTR_TIME_SET_CURRENT(started);
-  check_transaction();
-  require_durable_commit();
-  bound_lock_waits();
-  config::refresh();
+void enter_context(ApplyContext *context, Attempt *attempt) {
+  context->callback = {error_context_stack, add_context, attempt};
+  error_context_stack = &context->callback;
+  context->settings = pin_settings(attempt->session->encoding);
+}
 
-  Attempt *const attempt = open_attempt(session);
+void leave_context(const ApplyContext *context) {
+  restore_settings(context->settings);
+  error_context_stack = context->callback.previous;
+}
+
+core::ByteSpan read_request(core::Reader *in, Attempt *attempt) {
   core::wire::ApplyRequest &request = attempt->request;
   core::wire::read(*in, request);
   if (!in->ok() || request.batch == 0 || request.batch > PG_INT64_MAX || request.previous > PG_INT64_MAX)
     damaged_message("batch");
   request.complete_until = checked_complete_until(request.complete_until);
-  read_claims(session, in, attempt);
-  const core::ByteSpan sent_chunk = in->bytes(in->remaining());
-  attempt->careful = request.careful != 0;
+  read_claims(in, attempt);
+  return unpack_chunk(in->bytes(in->remaining()));
+}
 
+Attempt *begin_batch(Session *session, core::Reader *in, core::ByteSpan *last_chunk, core::Buffer *reply) {
+  check_apply_transaction();
+  require_durable_commit();
+  bound_lock_waits();
+  config::refresh();
+
+  Attempt *const attempt = open_attempt(session);
+  const core::wire::ApplyRequest &request = attempt->request;
+  *last_chunk = read_request(in, attempt);
   check_generation(session, request.generation);
   const Applied last = last_applied(NameStr(session->origin));
-  core::wire::ApplyReply answer;
   if (place_of(request, last, session) == Place::kAppliedBefore) {
-    answer.status = core::wire::ApplyStatus::kAppliedBefore;
     session->at_commit.applied = session->at_commit.repeated = true;
     session->at_commit.batch = last.batch;
     session->at_commit.complete_until = last.complete_until;
+    core::wire::ApplyReply answer;
+    answer.status = core::wire::ApplyStatus::kAppliedBefore;
     write_answer(reply, answer, last.refusals);
-    return;
+    return nullptr;
   }
-  const core::ByteSpan last_chunk = unpack_chunk(sent_chunk);
-  check_collected(session, request, last_chunk);
   begin_notes(&session->notes, session->context, request.batch_id);
-  attempt->careful = attempt->careful || session->notes.careful;
+  attempt->careful = request.careful != 0 || session->notes.careful;
   attempt->wanted_before = session->notes.wanted_count;
   attempt->refused_before = session->notes.refused_count;
   check_claims(attempt);
+  return attempt;
+}
 
-  WhatIsApplied what = {session, attempt};
-  ErrorContextCallback callback = {error_context_stack, add_context, &what};
-  error_context_stack = &callback;
-  const int level = pin_settings(session->encoding);
-  if (attempt->careful)
-    write_batch(attempt, last_chunk);
-  else
-    write_plainly(attempt, last_chunk);
-  restore_settings(level);
-  error_context_stack = callback.previous;
+void finish_rows(Attempt *attempt) {
+  ask_for_wanted(attempt);
+  run_rechecks(attempt);
+  verify_foreign_keys(attempt);
+}
 
+void finish_batch(Attempt *attempt, core::Buffer *reply) {
+  Session *const session = attempt->session;
+  const core::wire::ApplyRequest &request = attempt->request;
   ListCell *cell;
   foreach (cell, attempt->written) {
     const auto *rows = static_cast<WrittenRows *>(lfirst(cell));
@@ -285,129 +278,31 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   session->at_commit.rows = static_cast<int64>(request.rows);
   session->at_commit.complete_until = request.complete_until;
 
-  INSTR_TIME_SET_CURRENT(ended);
-  INSTR_TIME_SUBTRACT(ended, started);
+  core::wire::ApplyReply answer;
   answer.inserted = attempt->inserted;
   answer.updated = attempt->updated;
   answer.deleted = attempt->deleted;
   answer.unchanged = attempt->unchanged;
-  answer.apply_us = INSTR_TIME_GET_MICROSEC(ended);
+  answer.apply_us = static_cast<uint64>(attempt->spent_us);
   write_answer(reply, answer, refusals);
 }
 
-// ---- what all parts of an attempt share (attempt.hpp) -------------------------------------------
-
-void check_claims(Attempt *attempt) {
-  if (attempt->rules == config::version())
+void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
+  const int64 began = pg::monotonic_us();
+  core::ByteSpan last_chunk;
+  Attempt *const attempt = begin_batch(session, in, &last_chunk, reply);
+  if (attempt == nullptr)
     return;
-  for (int i = 0; i < attempt->claim_count; ++i) {
-    const Claim &claim = attempt->claims[i];
-    const config::Cluster *const cluster = config::find_cluster(NameStr(claim.cluster));
-    if (cluster == nullptr || cluster->epoch != claim.epoch ||
-        strcmp(NameStr(cluster->primary_node), NameStr(attempt->session->origin)) != 0)
-      ereport(ERROR, errcode(sqlstate_of(core::wire::kRulesChanged)),
-              errmsg("node \"%s\" ships cluster \"%s\" in epoch " INT64_FORMAT
-                     ", of which it is not primary here",
-                     NameStr(attempt->session->origin), NameStr(claim.cluster), claim.epoch),
-              cluster == nullptr ? errdetail("The cluster is not declared here.")
-                                 : errdetail("Here its primary is node \"%s\" in epoch " INT64_FORMAT ".",
-                                             NameStr(cluster->primary_node), cluster->epoch));
-  }
-  attempt->rules = config::version();
+  check_collected(session, attempt->request, last_chunk);
+  ApplyContext context;
+  enter_context(&context, attempt);
+  if (attempt->careful)
+    write_batch(attempt, last_chunk);
+  else
+    write_plainly(attempt, last_chunk);
+  leave_context(&context);
+  attempt->spent_us = pg::monotonic_us() - began;
+  finish_batch(attempt, reply);
 }
-
-bool is_senders(const Attempt *attempt, const config::Cluster *cluster) {
-  if (cluster == nullptr)
-    return false;
-  for (int i = 0; i < attempt->claim_count; ++i)
-    if (strcmp(NameStr(attempt->claims[i].cluster), NameStr(cluster->name)) == 0)
-      return true; // check_claims() has compared primary and epoch
-  return false;
-}
-
-core::ByteSpan current_key(const Attempt *attempt) {
-  const CurrentRow &row = attempt->current;
-  if (row.columns == nullptr)
-    return row.bytes;
-  auto *values = static_cast<WireValue *>(palloc(sizeof(WireValue) * row.column_count));
-  core::Reader in(row.bytes);
-  core::Buffer key = make_buffer(CurrentMemoryContext);
-  if (!parse_row(in, row.descriptor, row.columns, row.column_count, values) ||
-      !write_key(&key, row.descriptor, row.columns, row.column_count, values))
-    damaged_message("data");
-  return key.span();
-}
-
-core::ByteSpan keep_current_key(const Attempt *attempt) {
-  const MemoryContext caller = MemoryContextSwitchTo(attempt->rows); // building it takes more than it is
-  const core::ByteSpan key = current_key(attempt);
-  MemoryContextSwitchTo(caller);
-  auto *copy = static_cast<uint8 *>(MemoryContextAlloc(attempt->context, key.size() + 1));
-  memcpy(copy, key.data(), key.size());
-  return {copy, key.size()};
-}
-
-void refuse_current(Attempt *attempt, const char *sqlstate, const char *message, const char *detail,
-                    const char *constraint) {
-  const CurrentRow &row = attempt->current;
-  const MemoryContext caller = MemoryContextSwitchTo(attempt->rows);
-  core::wire::Refusal refusal;
-  refusal.schema = view_of(NameStr(row.descriptor->schema));
-  refusal.table = view_of(NameStr(row.descriptor->table));
-  refusal.kind = row.kind;
-  refusal.key = current_key(attempt);
-  refusal.sqlstate = view_of(sqlstate);
-  refusal.message = view_of(message);
-  refusal.detail = view_of(detail);
-  refusal.constraint = view_of(constraint);
-  refuse(&attempt->session->notes, row.ordinal, refusal);
-  MemoryContextSwitchTo(caller);
-}
-
-void refuse_current(Attempt *attempt, const ErrorData *error) {
-  refuse_current(attempt, unpack_sql_state(error->sqlerrcode), error->message, error->detail,
-                 error->constraint_name);
-}
-
-bool is_row_error(const ErrorData *error) {
-  if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
-    return false;
-  switch (ERRCODE_TO_CATEGORY(error->sqlerrcode)) {
-  case MAKE_SQLSTATE('0', '8', '0', '0', '0'): // damage on the wire
-  case MAKE_SQLSTATE('4', '0', '0', '0', '0'): // serialization, deadlock
-  case MAKE_SQLSTATE('5', '3', '0', '0', '0'): // resources
-  case MAKE_SQLSTATE('5', '7', '0', '0', '0'): // cancelled, shutting down
-  case MAKE_SQLSTATE('5', '8', '0', '0', '0'): // system
-  case MAKE_SQLSTATE('F', '0', '0', '0', '0'):
-  case MAKE_SQLSTATE('S', 'S', '0', '0', '0'): // our own answers to the sender
-  case MAKE_SQLSTATE('X', 'X', '0', '0', '0'):
-    return false;
-  default:
-    return true;
-  }
-}
-
-void ask_to_repeat(Attempt *attempt, const char *why) {
-  BatchNotes &notes = attempt->session->notes;
-  // An attempt that has found something out brings the end nearer: the notes are bounded.
-  if (!has_found_out(attempt) && ++notes.attempts > kMaxAttempts)
-    ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-            errmsg("batch " UINT64_FORMAT " of node \"%s\" was repeated too often", attempt->request.batch,
-                   NameStr(attempt->session->origin)));
-  ereport(ERROR, errcode(sqlstate_of(core::wire::kRepeat)),
-          errmsg("batch " UINT64_FORMAT " of node \"%s\" is to be applied again", attempt->request.batch,
-                 NameStr(attempt->session->origin)),
-          errdetail("%s", why));
-  pg_unreachable();
-}
-
-OwnerScope become_owner(Oid owner) {
-  OwnerScope scope;
-  GetUserIdAndSecContext(&scope.user, &scope.context);
-  SetUserIdAndSecContext(owner, scope.context | SECURITY_RESTRICTED_OPERATION);
-  return scope;
-}
-
-void leave_owner(const OwnerScope &scope) { SetUserIdAndSecContext(scope.user, scope.context); }
 
 } // namespace seal_sync::apply

@@ -100,7 +100,7 @@ TimestampTz checked_complete_until(TimestampTz value) {
 
 void contradiction(const char *message, const char *detail) {
   const char *const s = core::wire::kContradiction;
-  ereport(ERROR, errcode(MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4])), errmsg("%s", message),
+  ereport(ERROR, errcode(sqlstate_of(s)), errmsg("%s", message),
           detail[0] != '\0' ? errdetail("%s", detail) : 0);
   pg_unreachable();
 }
@@ -189,7 +189,7 @@ void check_generation(Session *s, uint64 generation) {
   const OriginRow row = read_origin(s->origin);
   if (!row.found) { // peer_drop: configuration, nothing that contradicts
     const char *const state = core::wire::kNotPeer;
-    ereport(ERROR, errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
+    ereport(ERROR, errcode(sqlstate_of(state)),
             errmsg("node \"%s\" is not a peer here any more", NameStr(s->origin)));
   }
   if (generation != s->generation || row.issued != s->generation)

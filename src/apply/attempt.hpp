@@ -1,7 +1,7 @@
 #pragma once
 // One attempt to apply a batch: what all parts of apply share while rows are written.
 //
-// Made by apply_batch for one call of wire_apply, handed down to row_writer, unique_rechecks,
+// Made by apply_batch for one call of wire_apply, or by stream.cpp for one transaction, handed down to row_writer, unique_rechecks,
 // foreign_keys and later_inserts. Lives in the transaction's memory; what must outlive a failed
 // attempt stands in the session's BatchNotes.
 
@@ -63,6 +63,10 @@ struct Attempt {
   int subtransactions; // of careful mode that have written and were kept
   int64 wanted_before; // notes.wanted_count when the attempt began
   int64 refused_before; // notes.refused_count then
+
+  uint32 streamed_chunks; // applied so far, of a batch that is applied while it arrives
+  uint64 streamed_rows;
+  int64 spent_us; // applying
 
   uint64 inserted, updated, deleted, unchanged;
   List *written; // of WrittenRows, by table

@@ -275,6 +275,13 @@ void walk_rows(Attempt *attempt, void *argument) {
   MemoryContextSwitchTo(caller);
 }
 
+void walk_one_chunk(Attempt *attempt, core::ByteSpan chunk, Ordinal first) {
+  BatchRows rows = {attempt, {}, 0, PG_UINT64_MAX};
+  const MemoryContext caller = MemoryContextSwitchTo(attempt->segment);
+  (void)walk_chunk(attempt, &rows, chunk, first); // when too many rows are wanted, the batch fails at its end
+  MemoryContextSwitchTo(caller);
+}
+
 void set_rows_range(void *argument, uint64 from, uint64 until) {
   auto *rows = static_cast<BatchRows *>(argument);
   rows->from = from;

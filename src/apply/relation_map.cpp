@@ -331,7 +331,7 @@ Descriptor *find_descriptor(Session *session, uint64 number) {
 
 void schema_changed(const Descriptor *descriptor, const char *detail) {
   const char *const s = core::wire::kSchemaChanged;
-  ereport(ERROR, errcode(MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4])),
+  ereport(ERROR, errcode(sqlstate_of(s)),
           errmsg("table \"%s\" no longer fits what the peer was told", shown_table(descriptor)),
           errdetail("%s", detail));
   pg_unreachable();

@@ -46,6 +46,9 @@ inline std::string_view view_of(const char *text) {
   return text == nullptr ? std::string_view() : std::string_view(text, strlen(text));
 }
 
+/// For the codes of core/wire.hpp.
+inline int sqlstate_of(const char *s) { return MAKE_SQLSTATE(s[0], s[1], s[2], s[3], s[4]); }
+
 [[noreturn]] inline void damaged_message(const char *which) {
   ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("damaged %s message from a peer", which));
   pg_unreachable();

@@ -30,6 +30,12 @@ void bound_lock_waits() {
   set("deadlock_timeout", "10", GUC_ACTION_LOCAL);
 }
 
+void bound_silence(int milliseconds) {
+  char value[32];
+  snprintf(value, sizeof value, "%d", milliseconds);
+  set("idle_in_transaction_session_timeout", value, GUC_ACTION_LOCAL);
+}
+
 int pin_settings(int sender_encoding) {
   const int level = NewGUCNestLevel();
   set("search_path", "pg_catalog, pg_temp", GUC_ACTION_SAVE);

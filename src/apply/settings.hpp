@@ -16,6 +16,9 @@ void require_durable_commit();
 /// Gives way soon: a short lock timeout, and the loser of every deadlock. Once per transaction.
 void bound_lock_waits();
 
+/// Until the end of the transaction: a client that says nothing for that long loses its connection.
+void bound_silence(int milliseconds);
+
 /// Returns the nest level for restore_settings().
 int pin_settings(int sender_encoding);
 void restore_settings(int nest_level);

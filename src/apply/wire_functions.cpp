@@ -7,6 +7,7 @@
 #include "apply/progress.hpp"
 #include "apply/reply.hpp"
 #include "apply/settings.hpp"
+#include "apply/stream.hpp"
 #include "apply/unpack.hpp"
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
@@ -35,11 +36,11 @@ void shorten(ErrorData *error) {
       cut_text(text);
 }
 
-void apply_and_publish(Session *session, core::Reader *in, core::Buffer *reply) {
+template <typename Fn> void publishing_errors(Session *session, Fn fn) {
   const MemoryContext caller = CurrentMemoryContext;
   PG_TRY();
   {
-    apply_batch(session, in, reply);
+    fn();
   }
   PG_CATCH();
   {
@@ -62,10 +63,22 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_put) {
   using namespace seal_sync::apply;
   Session *const session = current_session();
   const bytea *const chunk = PG_GETARG_BYTEA_PP(0);
-  if (VARSIZE_ANY_EXHDR(chunk) == 0)
+  if (streaming())
+    publishing_errors(session, [&] { stream_chunk(session, unpack_chunk(bytes_of(chunk))); });
+  else if (VARSIZE_ANY_EXHDR(chunk) == 0)
     forget_batch(session);
   else
     add_chunk(&session->buffer, session->context, unpack_chunk(bytes_of(chunk)));
+  PG_RETURN_VOID();
+}
+
+/// wire_begin(bytea): what is put from now on in this transaction is applied at once.
+SEAL_SYNC_PG_FUNCTION(seal_sync_wire_begin) {
+  using namespace seal_sync;
+  using namespace seal_sync::apply;
+  Session *const session = current_session();
+  core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
+  begin_stream(session, &in);
   PG_RETURN_VOID();
 }
 
@@ -76,7 +89,12 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_apply) {
   Session *const session = current_session();
   core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
   core::Buffer reply = begin_reply();
-  apply_and_publish(session, &in, &reply);
+  publishing_errors(session, [&] {
+    if (streaming())
+      finish_stream(session, &in, &reply);
+    else
+      apply_batch(session, &in, &reply);
+  });
   PG_RETURN_DATUM(finish_reply(reply));
 }
 

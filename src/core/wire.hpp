@@ -37,7 +37,8 @@ inline constexpr std::uint32_t kProtocolMin = 1; // oldest spoken
 // What a receiver understands beyond its protocol: bits of the varint at the very end of its answer to a hello.
 // An older one does not send it, an older sender does not read it; a bit that is not known means nothing.
 inline constexpr std::uint64_t kFeatureZstd = 1; // packed chunks
-inline constexpr std::uint64_t kFeatures = kFeatureZstd;
+inline constexpr std::uint64_t kFeatureStream = 2; // wire_begin(ApplyRequest, without a last chunk)
+inline constexpr std::uint64_t kFeatures = kFeatureZstd | kFeatureStream;
 
 // SQLSTATEs with which wire_apply asks the sender for something (class SS, W for wire).
 inline constexpr char kNeedRows[] = "SSW01";      // partial updates without a row: wire_wanted()

@@ -507,10 +507,10 @@ void Connection::put(core::ByteSpan chunk, const pg::Deadline &deadline) {
   out_.push_back(chunk.size());
   out_bytes_ += chunk.size();
   while (out_.size() > 1 && (out_bytes_ > kBytesOut || out_.size() > kPutsOut))
-    take_put_answers(out_.size() - 1, deadline);
+    take_put_answers(out_.size() - 1, false, deadline);
 }
 
-void Connection::take_put_answers(std::size_t leave, const pg::Deadline &deadline) {
+void Connection::take_put_answers(std::size_t leave, bool forgiving, const pg::Deadline &deadline) {
   while (out_.size() > leave) {
     await_result(deadline);
     const Result result(PQgetResult(conn_));
@@ -525,25 +525,51 @@ void Connection::take_put_answers(std::size_t leave, const pg::Deadline &deadlin
     case PGRES_COMMAND_OK:
       break;
     default:
-      throw core::Error(error_of(result.get(), conn_));
+      if (!forgiving)
+        throw core::Error(error_of(result.get(), conn_));
     }
   }
 }
 
 void Connection::finish_puts(const pg::Deadline &deadline) {
-  take_put_answers(0, deadline);
+  take_put_answers(0, false, deadline);
+  leave_pipeline();
+}
+
+void Connection::leave_pipeline() {
   if (pipeline_ && PQexitPipelineMode(conn_) == 0)
     lost();
   pipeline_ = false;
 }
 
+namespace {
+
+// Never below the peer's own setting: remote_apply stays what it is.
+std::string begin_of_batch() {
+  return "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE; SELECT pg_catalog.set_config('synchronous_commit', 'on', true) WHERE "
+         "pg_catalog.current_setting('synchronous_commit') NOT IN ('on', 'remote_apply'); "
+         "SET LOCAL lock_timeout = " +
+         std::to_string(guc::apply_lock_timeout) + "; ";
+}
+
+} // namespace
+
+void Connection::begin(core::ByteSpan request, const pg::Deadline &deadline) {
+  std::string sql = begin_of_batch() + "SELECT seal_sync.wire_begin('\\x";
+  append_hex(sql, request);
+  sql += "'::pg_catalog.bytea)";
+  (void)value(sql.c_str(), deadline);
+}
+
+void Connection::roll_back(const pg::Deadline &deadline) {
+  take_put_answers(0, true, deadline);
+  leave_pipeline();
+  (void)value("ROLLBACK", deadline);
+}
+
 Bytes Connection::apply(core::ByteSpan request, const pg::Deadline &deadline) {
-  // Never below the peer's own setting: remote_apply stays what it is.
-  std::string sql =
-      "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE; SELECT pg_catalog.set_config('synchronous_commit', 'on', true) WHERE "
-      "pg_catalog.current_setting('synchronous_commit') NOT IN ('on', 'remote_apply'); "
-      "SET LOCAL lock_timeout = " +
-      std::to_string(guc::apply_lock_timeout) + "; SELECT seal_sync.wire_apply('\\x";
+  std::string sql = PQtransactionStatus(conn_) == PQTRANS_INTRANS ? std::string() : begin_of_batch();
+  sql += "SELECT seal_sync.wire_apply('\\x";
   append_hex(sql, request);
   sql += "'::pg_catalog.bytea); COMMIT";
   bytes_sent_ += sql.size();

@@ -69,15 +69,22 @@ public:
   /// Takes the answers that are still out.
   void finish_puts(const pg::Deadline &deadline);
 
+  /// BEGIN; ...; SELECT seal_sync.wire_begin(request): what is put from now on is applied at once. Until apply()
+  /// or roll_back() the peer holds locks for us.
+  void begin(core::ByteSpan request, const pg::Deadline &deadline);
+  /// Ends what begin() began, whatever has become of the puts since.
+  void roll_back(const pg::Deadline &deadline);
+
   /// BEGIN; ...; SELECT seal_sync.wire_apply(request); COMMIT as one message: the peer starts only when
-  /// it has all of it (trap T12). Returns when the peer has answered COMMIT, and only then. On an error
+  /// it has all of it (trap T12). After begin() without the BEGIN. Returns when the peer has answered COMMIT, and only then. On an error
   /// of the peer its transaction is rolled back and the connection can be used further.
   Bytes apply(core::ByteSpan request, const pg::Deadline &deadline);
 
 private:
   [[noreturn]] void lost();
   void await_result(const pg::Deadline &deadline);
-  void take_put_answers(std::size_t leave, const pg::Deadline &deadline);
+  void take_put_answers(std::size_t leave, bool forgiving, const pg::Deadline &deadline);
+  void leave_pipeline();
 
   pg_conn *conn_ = nullptr;
   std::string route_;

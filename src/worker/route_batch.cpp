@@ -18,6 +18,10 @@ namespace {
 constexpr std::size_t kChunkBytes = 256 * 1024;
 constexpr std::size_t kInlineBytes = 32 * 1024; // up to here the last chunk travels inside wire_apply
 constexpr int kMostRepeats = 50;
+// A batch of more than so many chunks is applied while it is sent, if these went at that rate: on a slower
+// link the peer's rows would be locked for as long as the transfer takes.
+constexpr std::uint64_t kChunksFirst = 4;
+constexpr double kFastBytesPerMs = 32 * 1024;
 
 /// What an error of the peer means for the batch under way.
 enum class Reaction { kPutWanted, kRepeat, kDescribeAgain, kPutAgain, kHelloAgain, kCareful, kGiveUp };
@@ -95,17 +99,23 @@ private:
     pg::call([this] { scan::commit_to_history(batch_, number_, id_); });
     link_.note_sent(number_);
 
-    if (!put_chunks()) {
-      drop_chunks();
-      return {ScanOutcome::kStale};
-    }
     ScanOutcome instead = ScanOutcome::kStale;
-    const std::optional<remote::Bytes> answer = apply(&instead);
+    std::optional<remote::Bytes> answer;
+    try {
+      if (put_chunks())
+        answer = streaming_ ? apply_streamed() : apply(&instead);
+    } catch (const core::Error &error) {
+      if (!streaming_)
+        throw;
+      instead = after_stream(error);
+    }
     if (!answer) {
       drop_chunks();
       return {instead};
     }
     acknowledge(*answer);
+    if (streaming_)
+      link_.note_stream_done();
     result.outcome = ScanOutcome::kShipped;
     result.rows = rows_;
     return result;
@@ -148,6 +158,40 @@ private:
     });
   }
 
+  /// Once, early in a large batch: over a fast link the rest is applied while it is sent.
+  void try_to_stream() {
+    const int64 waiting = pg::monotonic_us();
+    link_.connection().finish_puts(deadline());
+    times_.send += ms_since(waiting);
+    if (static_cast<double>(bytes_) < kFastBytesPerMs * times_.send || !link_.may_stream())
+      return;
+    link_.note_stream_begins();
+    ByteBuffer request;
+    write_header(request, false, 0);
+    streaming_ = true;
+    link_.connection().begin(request->span(), deadline());
+  }
+
+  remote::Bytes apply_streamed() {
+    ByteBuffer request;
+    write_request(request, false);
+    const int64 began = pg::monotonic_us();
+    remote::Bytes answer = link_.connection().apply(request->span(), deadline(rows()));
+    answered_ms_ = ms_since(began);
+    return answer;
+  }
+
+  /// What is to be done about an error while the batch was applied as it went. Errors of rows are for a batch
+  /// that is collected first.
+  ScanOutcome after_stream(const core::Error &error) {
+    const Reaction reaction = reaction_to(error);
+    if (reaction == Reaction::kGiveUp)
+      throw core::Error(error);
+    if (reaction == Reaction::kDescribeAgain)
+      pg::call([this] { scan::forget_tables(link_.session()); });
+    return reaction == Reaction::kHelloAgain ? ScanOutcome::kHelloAgain : ScanOutcome::kStale;
+  }
+
   /// All but the last chunk, which stays in last_ when it is small. False: the batch is stale.
   bool put_chunks() {
     pg::call([this] { scan::init_buffer(&last_, CurrentMemoryContext); });
@@ -160,6 +204,8 @@ private:
         return false;
       if (more || last_.size > kInlineBytes)
         put(last_);
+      if (more && chunks_ == kChunksFirst && link_.facts().streams)
+        try_to_stream();
     }
     const int64 sending = pg::monotonic_us();
     link_.connection().finish_puts(deadline());
@@ -180,6 +226,8 @@ private:
 
   /// The peer forgets what it has collected of a batch that will not be applied.
   void drop_chunks() {
+    if (streaming_)
+      link_.connection().roll_back(deadline());
     link_.connection().put({}, deadline());
     link_.connection().finish_puts(deadline());
   }
@@ -232,7 +280,7 @@ private:
     return pg::call([this] { return scan::shipped_rows(batch_); });
   }
 
-  void write_request(ByteBuffer &request, bool careful) {
+  void write_header(ByteBuffer &request, bool careful, uint64 row_count) {
     ByteBuffer clusters;
     core::Buffer *cluster_records = &*clusters;
     wire::ApplyRequest apply;
@@ -244,10 +292,14 @@ private:
     apply.complete_until = pg::call([this] { return scan::taken_at(batch_); });
     apply.careful = careful ? 1 : 0;
     apply.chunks = chunks_;
-    apply.rows = static_cast<uint64>(rows());
+    apply.rows = row_count;
     apply.clusters = pg::call([&] { return scan::write_clusters(batch_, cluster_records); });
     wire::write(*request, apply);
     request->bytes(cluster_records->data, cluster_records->size);
+  }
+
+  void write_request(ByteBuffer &request, bool careful) {
+    write_header(request, careful, static_cast<uint64>(rows()));
     const core::ByteSpan last = link_.packed(last_.span());
     request->bytes(last.data(), last.size());
   }
@@ -296,7 +348,12 @@ private:
     deletes_ = pg::call([this] { return scan::shipped_deletes(batch_); });
     bytes_ += last_.size;
     times_.apply = static_cast<double>(reply_.apply_us) / 1000;
-    times_.commit = std::max(0.0, answered_ms_ - times_.apply) + ms_since(acknowledging);
+    // While it streams, sending waits for the peer to apply.
+    const double travelling = std::max(0.0, times_.send + answered_ms_ - times_.apply);
+    if (streaming_)
+      times_.send = std::min(times_.send, travelling);
+    times_.commit = (streaming_ ? travelling - times_.send : std::max(0.0, answered_ms_ - times_.apply)) +
+                    ms_since(acknowledging);
   }
 
   void report(int64 collected) {
@@ -335,6 +392,7 @@ private:
   uint64 number_ = 0;
   wire::Id id_;
   core::Buffer last_; // in the transaction's memory
+  bool streaming_ = false;
   uint64 chunks_ = 0;
   std::size_t bytes_ = 0;
   wire::ApplyReply reply_;

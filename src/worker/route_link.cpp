@@ -209,6 +209,7 @@ RouteLink::Told RouteLink::say_hello() {
   const std::uint64_t features = reader.at_end() ? 0 : reader.varint();
   if (!reader.ok())
     throw core::Error("08P01", "peer \"" + peer_ + "\" sent an answer to hello that cannot be read");
+  facts_.streams = (features & wire::kFeatureStream) != 0;
   agree_on_compression(features);
   facts_.version = reply.version;
   facts_.protocol = reply.protocol;

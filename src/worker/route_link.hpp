@@ -71,12 +71,24 @@ public:
   void note_sent(std::uint64_t number) noexcept { last_number_ = number; }
   void note_held(std::uint64_t number, const core::wire::Id &id, const scan::Position &position);
 
+  // Whether a large batch may be applied while it is sent (apply/stream.hpp). After one that failed some are
+  // collected first; that outlives the connection, for a stall ends it.
+  [[nodiscard]] bool may_stream() noexcept {
+    if (collect_first_ == 0)
+      return true;
+    collect_first_--;
+    return false;
+  }
+  void note_stream_begins() noexcept { collect_first_ = kCollectedAfterFailure; }
+  void note_stream_done() noexcept { collect_first_ = 0; }
+
   struct PeerFacts {
     std::string version;
     std::uint32_t protocol = 0;
     std::int64_t clock_offset_us = 0;
     std::uint64_t config = 0; // of the peer's rules when it answered
     std::string tls;
+    bool streams = false; // knows wire_begin
     const char *compression = ""; // zstd, off, or unavailable: wanted, and the peer is too old for it
   };
   [[nodiscard]] const PeerFacts &facts() const noexcept { return facts_; }
@@ -92,7 +104,10 @@ private:
   remote::Bytes ask_for_refusals(const scan::HistoryEntry &entry, const scan::HistoryEntry &before);
   void keep_held(const scan::HistoryEntry &entry);
 
+  static constexpr int kCollectedAfterFailure = 10;
+
   std::string peer_;
+  int collect_first_ = 0;
   remote::Target target_;
   std::unique_ptr<remote::Connection> connection_;
   scan::Session *session_ = nullptr;

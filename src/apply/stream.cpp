@@ -1,0 +1,110 @@
+// See stream.hpp.
+#include "apply/stream.hpp"
+
+#include "apply/apply_batch.hpp"
+#include "apply/batch_rows.hpp"
+#include "apply/reply.hpp"
+#include "apply/segment.hpp"
+#include "apply/settings.hpp"
+#include "config/config.hpp"
+#include "pg/latch.hpp"
+
+namespace seal_sync::apply {
+
+namespace {
+
+constexpr int kMostSilenceMs = 1000;
+
+Attempt *stream = nullptr; // in the transaction's memory
+
+void at_transaction_end(XactEvent event, void *) {
+  if (stream == nullptr)
+    return;
+  if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("a batch was begun and not finished"),
+            errdetail("Batch " UINT64_FORMAT " of node \"%s\".", stream->request.batch,
+                      NameStr(stream->session->origin)));
+  stream = nullptr;
+}
+
+void apply_chunk(core::ByteSpan chunk, Ordinal first) {
+  stream->streamed_rows += check_chunk(chunk);
+  begin_segment(stream);
+  walk_one_chunk(stream, chunk, first);
+  end_segment(stream);
+}
+
+/// What was put before the batch began.
+void apply_collected(Session *session) {
+  for (; stream->streamed_chunks < session->buffer.chunks; ++stream->streamed_chunks)
+    apply_chunk(read_chunk(&session->buffer, stream->streamed_chunks), ordinal_of(stream->streamed_chunks, 0));
+}
+
+/// Runs a part of the batch with the settings of apply, which end with each call.
+template <typename Fn> void as_part(Fn fn) {
+  const int64 began = pg::monotonic_us();
+  check_apply_transaction();
+  config::refresh();
+  check_claims(stream);
+  ApplyContext context;
+  enter_context(&context, stream);
+  fn();
+  leave_context(&context);
+  stream->spent_us += pg::monotonic_us() - began;
+}
+
+} // namespace
+
+bool streaming() noexcept { return stream != nullptr; }
+
+void begin_stream(Session *session, core::Reader *request) {
+  static bool registered = false;
+  if (!registered)
+    RegisterXactCallback(at_transaction_end, nullptr);
+  registered = true;
+  if (stream != nullptr)
+    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("a batch was begun already"));
+
+  const MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+  core::ByteSpan last_chunk;
+  core::Buffer answer = make_buffer(CurrentMemoryContext);
+  Attempt *const attempt = begin_batch(session, request, &last_chunk, &answer);
+  if (attempt == nullptr || attempt->careful || !last_chunk.empty()) // a new batch, and nothing known of it
+    damaged_message("batch");
+  attempt->owner = TopTransactionResourceOwner;
+  bound_silence(kMostSilenceMs);
+  stream = attempt;
+  MemoryContextSwitchTo(caller);
+}
+
+void stream_chunk(Session *session, core::ByteSpan chunk) {
+  as_part([&] {
+    apply_collected(session);
+    apply_chunk(chunk, ordinal_of(stream->streamed_chunks, 0));
+    ++stream->streamed_chunks;
+  });
+}
+
+void finish_stream(Session *session, core::Reader *in, core::Buffer *reply) {
+  as_part([&] {
+    Attempt told = {};
+    told.session = session;
+    const core::ByteSpan last_chunk = read_request(in, &told);
+    const core::wire::ApplyRequest &request = told.request;
+    if (request.batch != stream->request.batch || !(request.batch_id == stream->request.batch_id))
+      ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("another batch was begun"));
+    stream->request.complete_until = request.complete_until;
+    stream->request.rows = request.rows;
+    apply_collected(session);
+    apply_chunk(last_chunk, ordinal_of(kLastChunk, 0));
+    if (stream->streamed_chunks != request.chunks || stream->streamed_rows != request.rows)
+      ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+              errmsg("batch " UINT64_FORMAT " of node \"%s\" is not complete", request.batch,
+                     NameStr(session->origin)));
+    finish_rows(stream);
+  });
+  finish_batch(stream, reply);
+  stream = nullptr;
+}
+
+} // namespace seal_sync::apply
