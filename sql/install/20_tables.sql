@@ -156,6 +156,7 @@ CREATE TABLE seal_sync.held (
     sqlstate text,
     message text,
     detail text,
+    hint text,
     constraint_name name,
     batch bigint,
     first_failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),

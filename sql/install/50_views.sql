@@ -204,7 +204,8 @@ WITH counts AS MATERIALIZED (
         pg_catalog.bool_or(h.state = 'waiting_peer' AND NOT h.awaits_cluster) AS waiting,
         pg_catalog.min(h.first_failed_at) FILTER (WHERE h.state IN ('parked', 'waiting_peer')) AS since,
         (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC)
-            FILTER (WHERE h.state IN ('parked', 'waiting_peer') AND NOT h.awaits_cluster))[1] AS message
+            FILTER (WHERE h.state IN ('parked', 'waiting_peer') AND NOT h.awaits_cluster))[1] AS message,
+        (pg_catalog.array_agg(h.hint ORDER BY h.last_failed_at DESC) FILTER (WHERE h.state = 'parked'))[1] AS hint
     FROM seal_sync.held h GROUP BY h.relation, h.peer
 ), problems AS MATERIALIZED (
     SELECT p.relation, pg_catalog.string_agg(DISTINCT p.member::text, ', ' ORDER BY p.member::text) AS members
@@ -228,7 +229,7 @@ SELECT r.relation, p.peer,
          WHEN s.dirty_since IS NOT NULL THEN s.dirty_reason
          WHEN h.parked OR h.waiting THEN h.message END AS message,
     CASE WHEN b.relation IS NOT NULL THEN 'Changes made meanwhile are not recorded; ENABLE ALWAYS the triggers, or remove the table and add it again.'
-         WHEN h.parked THEN pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', p.peer)
+         WHEN h.parked THEN coalesce(h.hint, pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', p.peer))
          WHEN h.waiting THEN pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', p.peer)
          END AS hint,
     coalesce(c.keys, 0) + coalesce(h.keys, 0) AS pending_keys, c.oldest_at AS oldest_pending_at,
@@ -291,7 +292,8 @@ WITH server AS MATERIALIZED (
 ), held AS MATERIALIZED (
     SELECT h.peer, h.relation, h.state, CASE WHEN h.awaits_cluster THEN h.cluster_id END AS awaited,
         pg_catalog.count(*) AS keys, pg_catalog.min(h.first_failed_at) AS since,
-        (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC))[1] AS message
+        (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC))[1] AS message,
+        (pg_catalog.array_agg(h.hint ORDER BY h.last_failed_at DESC))[1] AS hint
     FROM seal_sync.held h GROUP BY 1, 2, 3, 4
 ), findings(severity, code, scope, since, message, hint) AS (
     SELECT 'warning', 'no_identity', 'node', NULL::timestamptz, 'this database is not a node yet: nothing is captured or applied',
@@ -378,7 +380,7 @@ WITH server AS MATERIALIZED (
     UNION ALL
     SELECT 'warning', 'table_' || h.state, 'table ' || h.relation::regclass::text, h.since,
         pg_catalog.format('%s keys wait for peer "%s": %s', h.keys, h.peer, coalesce(h.message, h.state)),
-        CASE h.state WHEN 'parked' THEN pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', h.peer)
+        CASE h.state WHEN 'parked' THEN coalesce(h.hint, pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', h.peer))
             ELSE pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', h.peer) END
     FROM held h WHERE h.state IN ('parked', 'waiting_peer') AND h.awaited IS NULL
     UNION ALL

@@ -80,6 +80,8 @@ const char *table_problem(const Batch *batch, int table, const char **hint) {
   return sent->message;
 }
 
+int64 table_keys(const Batch *batch, int table) { return keys_added(batch->order[table]->keys); }
+
 void commit_to_history(Batch *batch, uint64 number, const core::wire::Id &id) {
   const MemoryContext old = MemoryContextSwitchTo(batch->context);
   for (int i = 0; i < batch->table_count; i++)

@@ -76,6 +76,7 @@ void write_describe(Batch *batch, int table, core::Buffer *out);
 TableFit read_describe(Batch *batch, int table, core::Reader *reply); // remembers problem and fit
 /// What the peer said of a table that does not fit.
 const char *table_problem(const Batch *batch, int table, const char **hint);
+int64 table_keys(const Batch *batch, int table); // of it in this batch
 /// Forget what was agreed (after SQLSTATE kSchemaChanged, or a config change): describe again.
 void forget_tables(Session *session);
 

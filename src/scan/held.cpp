@@ -16,6 +16,14 @@ void execute(const char *sql, int count, Oid *types, Datum *values, const char *
 
 Datum name_datum(const char *text) { return DirectFunctionCall1(namein, CStringGetDatum(text)); }
 
+/// A parameter that is NULL when there is nothing to say.
+void set_text(const char *text, Datum *value, char *null) {
+  if (text == nullptr || text[0] == '\0')
+    *null = 'n';
+  else
+    *value = CStringGetTextDatum(text);
+}
+
 bytea *to_bytea(core::ByteSpan bytes) {
   auto *copy = static_cast<bytea *>(palloc(bytes.size() + VARHDRSZ));
   SET_VARSIZE(copy, bytes.size() + VARHDRSZ);
@@ -79,10 +87,10 @@ int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, 
 int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::ByteSpan key,
                const HeldReason &reason) {
   SPI_connect();
-  Oid types[13] = {NAMEOID, OIDOID, OIDOID, INT4OID, BYTEAOID, TEXTOID, CHAROID,
-                   TEXTOID, TEXTOID, TEXTOID, NAMEOID, INT8OID, BOOLOID};
-  Datum values[13] = {};
-  char nulls[14] = "             ";
+  Oid types[14] = {NAMEOID, OIDOID, OIDOID, INT4OID, BYTEAOID, TEXTOID, CHAROID,
+                   TEXTOID, TEXTOID, TEXTOID, NAMEOID, INT8OID, BOOLOID, TEXTOID};
+  Datum values[14] = {};
+  char nulls[15] = "              ";
   values[0] = name_datum(peer);
   values[1] = ObjectIdGetDatum(relation);
   values[2] = ObjectIdGetDatum(leaf);
@@ -90,13 +98,10 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
   values[4] = PointerGetDatum(to_bytea(key));
   values[5] = CStringGetTextDatum(reason.state);
   values[6] = CharGetDatum(reason.kind);
-  const char *texts[3] = {reason.sqlstate, reason.message, reason.detail};
-  for (int i = 0; i < 3; i++) {
-    if (texts[i] == nullptr || texts[i][0] == '\0')
-      nulls[7 + i] = 'n';
-    else
-      values[7 + i] = CStringGetTextDatum(texts[i]);
-  }
+  set_text(reason.sqlstate, &values[7], &nulls[7]);
+  set_text(reason.message, &values[8], &nulls[8]);
+  set_text(reason.detail, &values[9], &nulls[9]);
+  set_text(reason.hint, &values[13], &nulls[13]);
   if (reason.constraint == nullptr || reason.constraint[0] == '\0')
     nulls[10] = 'n';
   else
@@ -105,21 +110,21 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
   values[12] = BoolGetDatum(reason.awaits_cluster);
   // The delay doubles from 1 s to 10 min; parked tables are looked at again as soon as they fit.
   execute("INSERT INTO seal_sync.held AS h (peer, relation, leaf, cluster_id, key, state, kind, sqlstate, "
-          "message, detail, constraint_name, batch, awaits_cluster, next_retry_at) "
-          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, pg_catalog.clock_timestamp() "
+          "message, detail, constraint_name, batch, awaits_cluster, hint, next_retry_at) "
+          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, pg_catalog.clock_timestamp() "
           "OPERATOR(pg_catalog.+) CASE WHEN $6 OPERATOR(pg_catalog.=) 'quarantined' "
           "THEN interval '1 s' ELSE interval '0' END) "
           "ON CONFLICT (peer, relation, pg_catalog.sha256(key)) DO UPDATE SET state = excluded.state, "
           "leaf = excluded.leaf, cluster_id = COALESCE(NULLIF(excluded.cluster_id, 0), h.cluster_id), "
           "awaits_cluster = excluded.awaits_cluster, kind = excluded.kind, sqlstate = excluded.sqlstate, message = excluded.message, "
-          "detail = excluded.detail, constraint_name = excluded.constraint_name, batch = excluded.batch, "
+          "detail = excluded.detail, hint = excluded.hint, constraint_name = excluded.constraint_name, batch = excluded.batch, "
           "last_failed_at = pg_catalog.clock_timestamp(), attempts = h.attempts OPERATOR(pg_catalog.+) 1, "
           "next_retry_at = CASE WHEN excluded.state OPERATOR(pg_catalog.=) 'quarantined' "
           "THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) (interval '1 s' OPERATOR(pg_catalog.*) "
           "LEAST(600::float8, pg_catalog.power(2::float8, LEAST(h.attempts, 10)::float8))) "
           "ELSE excluded.next_retry_at END "
           "RETURNING id",
-          13, types, values, nulls, SPI_OK_INSERT_RETURNING);
+          14, types, values, nulls, SPI_OK_INSERT_RETURNING);
   bool is_null;
   const int64 id =
       SPI_processed == 1
@@ -132,22 +137,19 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
 void restate_held(const char *peer, Oid relation, const HeldReason &reason) {
   if (nothing_held())
     return;
-  Oid types[6] = {NAMEOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-  Datum values[6] = {name_datum(peer), ObjectIdGetDatum(relation), CStringGetTextDatum(reason.state)};
-  char nulls[7] = "      ";
-  const char *texts[3] = {reason.sqlstate, reason.message, reason.detail};
-  for (int i = 0; i < 3; i++) {
-    if (texts[i] == nullptr || texts[i][0] == '\0')
-      nulls[3 + i] = 'n';
-    else
-      values[3 + i] = CStringGetTextDatum(texts[i]);
-  }
+  Oid types[7] = {NAMEOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+  Datum values[7] = {name_datum(peer), ObjectIdGetDatum(relation), CStringGetTextDatum(reason.state)};
+  char nulls[8] = "       ";
+  set_text(reason.sqlstate, &values[3], &nulls[3]);
+  set_text(reason.message, &values[4], &nulls[4]);
+  set_text(reason.detail, &values[5], &nulls[5]);
+  set_text(reason.hint, &values[6], &nulls[6]);
   SPI_connect();
-  execute("UPDATE seal_sync.held SET state = $3, sqlstate = $4, message = $5, detail = $6 "
+  execute("UPDATE seal_sync.held SET state = $3, sqlstate = $4, message = $5, detail = $6, hint = $7 "
           "WHERE peer OPERATOR(pg_catalog.=) $1 AND relation OPERATOR(pg_catalog.=) $2 "
           "AND state OPERATOR(pg_catalog.<>) 'quarantined' AND NOT awaits_cluster "
           "AND (state OPERATOR(pg_catalog.<>) $3 OR message IS DISTINCT FROM $5)",
-          6, types, values, nulls, SPI_OK_UPDATE);
+          7, types, values, nulls, SPI_OK_UPDATE);
   SPI_finish();
 }
 

@@ -29,6 +29,7 @@ struct HeldReason {
   const char *sqlstate = nullptr;
   const char *message = nullptr;
   const char *detail = nullptr;
+  const char *hint = nullptr; // the peer's, how to make the table fit
   const char *constraint = nullptr;
   char kind = 'W';
   int64 batch = 0;

@@ -44,6 +44,7 @@ HeldReason reason_of(const SentTable *sent) {
   reason.sqlstate = sent->sqlstate;
   reason.message = sent->message;
   reason.detail = sent->detail;
+  reason.hint = sent->hint;
   return reason;
 }
 

@@ -152,8 +152,10 @@ private:
     const char *message = pg::call([&] { return scan::table_problem(batch_, table, &hint); });
     if (message == nullptr || !told_.insert(message).second)
       return;
+    const int64 keys = pg::call([&] { return scan::table_keys(batch_, table); });
     pg::call([&] {
       ereport(LOG, errmsg("seal_sync route \"%s\": %s", NameStr(status_.slot()->peer), message),
+              errdetail(INT64_FORMAT " changes wait; all other tables go on.", keys),
               hint != nullptr && hint[0] != '\0' ? errhint("%s", hint) : 0);
     });
   }

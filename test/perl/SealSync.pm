@@ -134,7 +134,7 @@ sub dump_of
 	my (@rows, $table);
 	for (split /\n/, $out)
 	{
-		if (/^COPY (\S+) (\(.*\)) FROM stdin;$/) { $table = "$1 $2" }
+		if (/^COPY (.+) FROM stdin;$/) { $table = $1 } # a quoted name may hold blanks
 		elsif ($_ eq '\.') { undef $table }
 		elsif (defined $table) { push @rows, "$table: $_" }
 	}

@@ -40,7 +40,8 @@ sub step
 {
 	my ($name, $sql, %option) = @_;
 	my $node = $option{node} // $east;
-	$node->psql($db, $sql, on_error_stop => 0);
+	my ($rc, $out, $err) = $node->psql($db, $sql, on_error_stop => 0);
+	is(() = $err =~ /ERROR:/g, $option{errors} // 0, "$name: the statements do what they should") or diag $err;
 	wait_for_sync($node);
 	return dumps_equal($name, [ $east, $west ], @tables);
 }
@@ -115,7 +116,7 @@ step('exception blocks', q(
   END $$;));
 step('a failed statement and a rolled back transaction', q(
   INSERT INTO t (id, cluster_id, v) SELECT i, 'a', (1 / (9100 - i))::text FROM generate_series(9000, 9100) i;
-  BEGIN; INSERT INTO t (id, cluster_id, v) VALUES (9200, 'a', 'ghost'); ROLLBACK;));
+  BEGIN; INSERT INTO t (id, cluster_id, v) VALUES (9200, 'a', 'ghost'); ROLLBACK;), errors => 1);
 step('primary key changed and swapped', q(
   UPDATE t SET id = id + 500000 WHERE id BETWEEN 500 AND 510;
   UPDATE t SET id = CASE id WHEN 600 THEN -1 WHEN 601 THEN -2 END WHERE id IN (600, 601);

@@ -59,6 +59,12 @@ wait_until($east, $held, $waiting, 'each waits for its own reason, with its clus
 is($east->safe_psql($db, q(SELECT string_agg(code || ' ' || scope, ', ' ORDER BY code, scope) FROM seal_sync.health WHERE severity <> 'info')),
 	'cluster_waiting_peer cluster a3, table_parked table narrow, table_waiting_peer table alone', 'health has one line for each');
 
+my $how = 'On node "west": ALTER TABLE public.narrow ADD COLUMN extra text. The table resumes by itself.';
+is($east->safe_psql($db, q(SELECT message || E'\n' || hint FROM seal_sync.stat_table WHERE relation = 'narrow'::regclass)),
+	qq(table "public.narrow" is parked for peer "west": column "extra" does not exist there\n$how), 'stat_table says what to type');
+like(slurp_file($east->logfile), qr/LOG:  seal_sync route "west": table "public.narrow" is parked for peer "west": column "extra" does not exist there\n.*DETAIL:  2 changes wait; all other tables go on\.\n.*HINT:  \Q$how\E/,
+	'so does the log');
+
 pause_route();
 my $batch = $east->safe_psql($db, q(SELECT max(batch) FROM (SELECT batch FROM seal_sync.route_history_0 WHERE kind = 'a' UNION ALL
   SELECT batch FROM seal_sync.route_history_1 WHERE kind = 'a') x));
