@@ -141,13 +141,15 @@ CREATE TABLE seal_sync.origin (
 
 -- Keys that could not be shipped: refused by the peer (quarantined), or of a table or cluster that
 -- does not fit there (parked, waiting_peer). They are shipped whole when due. key is as in the
--- change log. Removed when the peer has taken them.
+-- change log. Removed when the peer has taken them. cluster_id: under which cluster the key was entered.
+-- awaits_cluster: it is the cluster that the peer does not accept, whatever it says of the table.
 CREATE TABLE seal_sync.held (
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     peer name NOT NULL REFERENCES seal_sync.peer ON DELETE CASCADE,
     relation oid NOT NULL,
     leaf oid NOT NULL,
     cluster_id integer NOT NULL,
+    awaits_cluster boolean NOT NULL DEFAULT false,
     key bytea NOT NULL,
     state text NOT NULL CHECK (state IN ('quarantined', 'parked', 'waiting_peer')),
     kind "char" NOT NULL DEFAULT 'W',

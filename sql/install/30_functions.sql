@@ -103,7 +103,7 @@ COMMENT ON FUNCTION seal_sync.stat_reset() IS 'sets the counters of this databas
 CREATE FUNCTION seal_sync.get_routes(OUT peer name, OUT pid integer, OUT state text, OUT state_reason text,
         OUT state_since timestamptz, OUT connected_since timestamptz, OUT last_contact_at timestamptz,
         OUT oldest_pending_at timestamptz, OUT last_batch bigint, OUT last_batch_keys bigint,
-        OUT last_batch_at timestamptz, OUT complete_until timestamptz, OUT parked_tables integer, OUT retries integer,
+        OUT last_batch_at timestamptz, OUT keys_per_second float8, OUT complete_until timestamptz, OUT parked_tables integer, OUT retries integer,
         OUT next_retry_at timestamptz, OUT last_error_at timestamptz, OUT last_error_sqlstate text, OUT last_error text,
         OUT last_error_hint text, OUT peer_version text, OUT protocol integer, OUT tls text, OUT clock_offset interval,
         OUT batches bigint, OUT empty_scans bigint, OUT keys bigint, OUT upserts bigint, OUT deletes bigint,
@@ -126,7 +126,8 @@ CREATE FUNCTION seal_sync.get_table_counters(OUT relation oid, OUT peer name, OU
     RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 50 AS 'MODULE_PATHNAME', 'seal_sync_get_table_counters';
 
 CREATE FUNCTION seal_sync.get_server(OUT preloaded boolean, OUT worker_pid integer, OUT enabled boolean, OUT guard text,
-        OUT log_bytes bigint, OUT log_limit_bytes bigint, OUT max_worker_processes integer)
+        OUT log_bytes bigint, OUT log_limit_bytes bigint, OUT max_worker_processes integer, OUT max_databases integer,
+        OUT no_room boolean)
     RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'seal_sync_get_server';
 
 CREATE FUNCTION seal_sync.pending_counts(OUT peer name, OUT relation oid, OUT cluster_id integer, OUT keys bigint,

@@ -57,15 +57,12 @@ WITH counts AS MATERIALIZED (
         coalesce(c.keys, 0) + coalesce(h.keys, 0) AS pending_keys,
         least(c.oldest_at, r.oldest_pending_at) AS oldest_at,
         coalesce(h.parked, 0) AS parked, coalesce(h.quarantined, 0) AS quarantined,
-        CASE WHEN r.last_read_time + r.last_send_time + r.last_apply_time + r.last_commit_time > 0 AND r.last_batch_keys > 0
-            THEN r.last_batch_keys * 1000 / (r.last_read_time + r.last_send_time + r.last_apply_time + r.last_commit_time)
-        END AS speed,
         v.preloaded, v.enabled, v.log_bytes, v.log_limit_bytes, g.batch_acknowledged, g.acknowledged_at
     FROM seal_sync.peer p
     CROSS JOIN seal_sync.get_server() v
     LEFT JOIN seal_sync.peer_state s ON s.peer = p.peer
     LEFT JOIN seal_sync.get_routes() r(slot_peer, pid, state, state_reason, state_since, connected_since, last_contact_at,
-        oldest_pending_at, last_batch, last_batch_keys, last_batch_at, complete_until, parked_tables, retries, next_retry_at,
+        oldest_pending_at, last_batch, last_batch_keys, last_batch_at, keys_per_second, complete_until, parked_tables, retries, next_retry_at,
         last_error_at, last_error_sqlstate, last_error, last_error_hint, peer_version, protocol, tls, clock_offset,
         batches, empty_scans, keys, upserts, deletes, bytes_raw, bytes_wire, scan_time, read_time, send_time, apply_time,
         commit_time, idle_time, last_scan_time, last_read_time, last_send_time, last_apply_time, last_commit_time,
@@ -86,9 +83,9 @@ SELECT o.peer, 'out' AS direction,
     o.pid AS worker_pid, o.connected_since, o.last_contact_at, o.pending_keys,
     CASE WHEN o.log_keys > 0 THEN o.oldest_at END AS oldest_pending_at,
     CASE WHEN o.log_keys = 0 THEN interval '0' ELSE pg_catalog.clock_timestamp() - o.oldest_at END AS lag,
-    o.speed AS keys_per_second,
+    o.keys_per_second, -- pending keys worked off while busy; large and recent batches count most
     CASE WHEN o.log_keys = 0 THEN interval '0'
-         WHEN o.state IN ('streaming', 'catchup') THEN o.log_keys / o.speed * interval '1 s' END AS eta,
+         WHEN o.state IN ('streaming', 'catchup') THEN o.log_keys / o.keys_per_second * interval '1 s' END AS eta,
     o.log_bytes, o.log_limit_bytes, coalesce(nullif(o.last_batch, 0), nullif(o.batch_acknowledged, 0)) AS last_batch,
     CASE WHEN o.last_batch > 0 THEN o.last_batch_keys END AS last_batch_keys, coalesce(o.last_batch_at, o.acknowledged_at) AS last_batch_at,
     o.parked AS parked_tables, o.quarantined AS quarantined_keys, o.retries, o.next_retry_at,
@@ -204,10 +201,10 @@ WITH counts AS MATERIALIZED (
     SELECT h.relation, h.peer, pg_catalog.count(*) AS keys,
         pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
         pg_catalog.bool_or(h.state = 'parked') AS parked,
-        pg_catalog.bool_or(h.state = 'waiting_peer' AND h.cluster_id = 0) AS waiting,
+        pg_catalog.bool_or(h.state = 'waiting_peer' AND NOT h.awaits_cluster) AS waiting,
         pg_catalog.min(h.first_failed_at) FILTER (WHERE h.state IN ('parked', 'waiting_peer')) AS since,
         (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC)
-            FILTER (WHERE h.state IN ('parked', 'waiting_peer') AND h.cluster_id = 0))[1] AS message
+            FILTER (WHERE h.state IN ('parked', 'waiting_peer') AND NOT h.awaits_cluster))[1] AS message
     FROM seal_sync.held h GROUP BY h.relation, h.peer
 ), problems AS MATERIALIZED (
     SELECT p.relation, pg_catalog.string_agg(DISTINCT p.member::text, ', ' ORDER BY p.member::text) AS members
@@ -259,6 +256,10 @@ LEFT JOIN LATERAL ( -- counters of the table as such stand under the empty peer
     FROM counters t WHERE t.relation = r.relation AND (t.peer = p.peer OR t.peer = '')
     HAVING (SELECT x.preloaded FROM seal_sync.get_server() x)) v ON true;
 COMMENT ON VIEW seal_sync.stat_table IS 'each registered table and peer: state, what is pending, counters';
+COMMENT ON COLUMN seal_sync.stat_table.captured_inserts IS 'inserts recorded here and seen by a scan for the peer; updates and deletes likewise';
+COMMENT ON COLUMN seal_sync.stat_table.keys_shipped IS 'rows sent to the peer, a key that changed often between two scans once';
+COMMENT ON COLUMN seal_sync.stat_table.bytes_shipped IS 'bytes of these rows on the wire';
+COMMENT ON COLUMN seal_sync.stat_table.keys_applied IS 'rows of the peer''s batches written or deleted here, unchanged ones included; counted once a batch';
 
 CREATE VIEW seal_sync.stat_route AS
 SELECT r.peer, r.batches, r.empty_scans, r.keys, r.upserts, r.deletes, r.bytes_raw, r.bytes_wire,
@@ -288,9 +289,10 @@ WITH server AS MATERIALIZED (
             (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = 'seal_sync_worker'))
         ORDER BY u.umuser DESC LIMIT 1) m ON true
 ), held AS MATERIALIZED (
-    SELECT h.peer, h.relation, h.state, h.cluster_id, pg_catalog.count(*) AS keys, pg_catalog.min(h.first_failed_at) AS since,
+    SELECT h.peer, h.relation, h.state, CASE WHEN h.awaits_cluster THEN h.cluster_id END AS awaited,
+        pg_catalog.count(*) AS keys, pg_catalog.min(h.first_failed_at) AS since,
         (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC))[1] AS message
-    FROM seal_sync.held h GROUP BY h.peer, h.relation, h.state, h.cluster_id
+    FROM seal_sync.held h GROUP BY 1, 2, 3, 4
 ), findings(severity, code, scope, since, message, hint) AS (
     SELECT 'warning', 'no_identity', 'node', NULL::timestamptz, 'this database is not a node yet: nothing is captured or applied',
         'SELECT seal_sync.node_create(''…'') gives it a name.'
@@ -305,7 +307,12 @@ WITH server AS MATERIALIZED (
     UNION ALL
     SELECT 'critical', 'worker_not_running', 'server', NULL, 'the worker of this database does not run',
         'See the server log, seal_sync.databases and max_worker_processes.'
-    FROM server v, node WHERE v.preloaded AND v.enabled AND v.worker_pid IS NULL
+    FROM server v, node WHERE v.preloaded AND v.enabled AND v.worker_pid IS NULL AND NOT v.no_room
+    UNION ALL
+    SELECT 'critical', 'too_many_databases', 'server', NULL,
+        pg_catalog.format('nothing is shipped from this database: seal_sync looks after at most %s databases of a server', v.max_databases),
+        'Name those that have the extension in seal_sync.databases.'
+    FROM server v, node WHERE v.no_room AND v.enabled
     UNION ALL
     SELECT 'critical', 'worker_slots', 'server', NULL,
         pg_catalog.format('max_worker_processes is %s: too few for %s routes', v.max_worker_processes, n.routes),
@@ -373,14 +380,14 @@ WITH server AS MATERIALIZED (
         pg_catalog.format('%s keys wait for peer "%s": %s', h.keys, h.peer, coalesce(h.message, h.state)),
         CASE h.state WHEN 'parked' THEN pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', h.peer)
             ELSE pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', h.peer) END
-    FROM held h WHERE h.state IN ('parked', 'waiting_peer') AND h.cluster_id = 0
+    FROM held h WHERE h.state IN ('parked', 'waiting_peer') AND h.awaited IS NULL
     UNION ALL
-    SELECT 'warning', 'cluster_waiting_peer', 'cluster ' || coalesce(c.cluster::text, h.cluster_id::text), h.since,
+    SELECT 'warning', 'cluster_waiting_peer', 'cluster ' || coalesce(c.cluster::text, h.awaited::text), h.since,
         pg_catalog.format('%s keys wait until peer "%s" declares the cluster', h.keys, h.peer),
         pg_catalog.format('On node "%s": SELECT seal_sync.cluster_create(%L, primary_node => %L).', h.peer, c.cluster, n.node)
-    FROM (SELECT x.peer, x.cluster_id, pg_catalog.sum(x.keys) AS keys, pg_catalog.min(x.since) AS since
-          FROM held x WHERE x.state = 'waiting_peer' AND x.cluster_id <> 0 GROUP BY x.peer, x.cluster_id) h
-    LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id
+    FROM (SELECT x.peer, x.awaited, pg_catalog.sum(x.keys) AS keys, pg_catalog.min(x.since) AS since
+          FROM held x WHERE x.awaited IS NOT NULL GROUP BY x.peer, x.awaited) h
+    LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.awaited
     CROSS JOIN node n
     UNION ALL
     SELECT 'critical', 'quarantined_keys', 'table ' || h.relation::regclass::text, h.since,

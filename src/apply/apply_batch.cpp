@@ -2,6 +2,7 @@
 #include "apply/apply_batch.hpp"
 
 #include "apply/batch_rows.hpp"
+#include "apply/careful.hpp"
 #include "apply/foreign_keys.hpp"
 #include "apply/later_inserts.hpp"
 #include "apply/progress.hpp"
@@ -19,8 +20,6 @@ namespace seal_sync::apply {
 
 namespace {
 
-// More subtransactions than this overflow what other backends keep of a transaction (trap T16).
-constexpr int kMaxSubtransactions = 32;
 constexpr int kMaxAttempts = 100; // that end with kRepeat and have found nothing out
 // The answer of an attempt is sent before its commit. It has to fit into the socket's buffers: a sender
 // that does not read must not keep our locks (trap T12).
@@ -143,7 +142,7 @@ void write_plainly(Attempt *attempt, core::ByteSpan last_chunk) {
   {
     MemoryContextSwitchTo(caller);
     ErrorData *const error = CopyErrorData();
-    if (attempt->current.descriptor != nullptr && is_row_error(error)) {
+    if ((attempt->current.descriptor != nullptr || attempt->verifying) && is_row_error(error)) {
       attempt->session->notes.careful = true;
       if (looks_transient(error)) {
         FlushErrorState();
@@ -174,8 +173,6 @@ void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
   verify_foreign_keys(attempt);
   if (attempt->session->notes.refused_count > refused)
     ask_to_repeat(attempt, "Rows are refused for what other rows of the batch are.");
-  if (attempt->subtransactions > kMaxSubtransactions)
-    ask_to_repeat(attempt, "All rows to refuse are known now.");
 }
 
 bytea *refusals_to_store(const BatchNotes &notes) {
@@ -337,6 +334,15 @@ core::ByteSpan current_key(const Attempt *attempt) {
       !write_key(&key, row.descriptor, row.columns, row.column_count, values))
     damaged_message("data");
   return key.span();
+}
+
+core::ByteSpan keep_current_key(const Attempt *attempt) {
+  const MemoryContext caller = MemoryContextSwitchTo(attempt->rows); // building it takes more than it is
+  const core::ByteSpan key = current_key(attempt);
+  MemoryContextSwitchTo(caller);
+  auto *copy = static_cast<uint8 *>(MemoryContextAlloc(attempt->context, key.size() + 1));
+  memcpy(copy, key.data(), key.size());
+  return {copy, key.size()};
 }
 
 void refuse_current(Attempt *attempt, const char *sqlstate, const char *message, const char *detail,

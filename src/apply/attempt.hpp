@@ -28,7 +28,6 @@ struct CurrentRow {
   Ordinal ordinal;
   const Descriptor *descriptor; // nullptr: between rows
   uint8 kind;
-  bool routing;         // its partition is being looked for
   core::ByteSpan bytes; // as it was sent, in the columns below; or the key itself
   const int *columns;   // nullptr: bytes is the key
   int column_count;
@@ -60,7 +59,8 @@ struct Attempt {
   UniqueRechecks *rechecks;
   LaterInserts *later;
   ForeignKeyStore *foreign_keys;
-  int subtransactions; // committed, with writes
+  bool verifying; // foreign keys, in a first attempt: what fails is some row's fault
+  int subtransactions; // of careful mode that have written and were kept
   int64 wanted_before; // notes.wanted_count when the attempt began
   int64 refused_before; // notes.refused_count then
 
@@ -76,6 +76,9 @@ bool is_senders(const Attempt *attempt, const config::Cluster *cluster);
 
 /// The key of the current row as a wire keyrow, in the current memory context.
 core::ByteSpan current_key(const Attempt *attempt);
+
+/// A copy of it that lives as long as the attempt.
+core::ByteSpan keep_current_key(const Attempt *attempt);
 
 /// Takes the current row out of the batch.
 void refuse_current(Attempt *attempt, const char *sqlstate, const char *message, const char *detail,

@@ -124,7 +124,6 @@ void set_current(Open *open, int i) {
   current.ordinal = open->ordinals[i];
   current.descriptor = open->target->descriptor;
   current.kind = open->kind;
-  current.routing = false;
   current.bytes = open->bytes[i];
   current.columns = open->columns;
   current.column_count = open->column_count;

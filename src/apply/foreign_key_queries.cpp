@@ -248,12 +248,17 @@ bool has_period_foreign_key(Relation relation) {
   return found;
 }
 
+int keys_at_once(const ForeignKey *key) {
+  for (int i = 0; i < key->count; ++i)
+    if (!OidIsValid(get_array_type(key->types[i]))) // an array has no array type
+      return 1;
+  return kForeignKeyChunk;
+}
+
 ForeignKeyQueries *prepare_foreign_key_queries(const ForeignKey *key) {
   auto *queries = static_cast<ForeignKeyQueries *>(palloc0(sizeof(ForeignKeyQueries)));
   queries->key = key;
-  queries->arrays = true;
-  for (int i = 0; i < key->count; ++i) // an array has no array type
-    queries->arrays = queries->arrays && OidIsValid(get_array_type(key->types[i]));
+  queries->arrays = keys_at_once(key) > 1;
   queries->parents_owner = owner_of(key->parent);
   if (key->incoming) {
     queries->find_owner = owner_of(key->child);
@@ -268,7 +273,7 @@ ForeignKeyQueries *prepare_foreign_key_queries(const ForeignKey *key) {
 
 const ForeignKey *queries_key(const ForeignKeyQueries *queries) { return queries->key; }
 
-int queries_chunk(const ForeignKeyQueries *queries) { return queries->arrays ? kForeignKeyChunk : 1; }
+int queries_chunk(const ForeignKeyQueries *queries) { return keys_at_once(queries->key); }
 
 void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, bool *good) {
   const ForeignKey *const key = queries->key;

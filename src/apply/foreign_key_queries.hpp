@@ -36,6 +36,7 @@ struct ForeignKeyQueries; // needs a connection to SPI
 ForeignKeyQueries *prepare_foreign_key_queries(const ForeignKey *key);
 const ForeignKey *queries_key(const ForeignKeyQueries *queries);
 int queries_chunk(const ForeignKeyQueries *queries); // keys per call
+int keys_at_once(const ForeignKey *key);             // the same, before they are prepared
 /// columns[i][k]: i-th column of the k-th key. good[k]: the constraint holds for it.
 void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, bool *good);
 void free_foreign_key_queries(ForeignKeyQueries *queries);

@@ -156,61 +156,139 @@ void violated(Attempt *attempt, const ForeignKey *key, const CurrentRow &row) {
   attempt->current = {};
 }
 
-void verify_chunk(Attempt *attempt, ForeignKeyQueries *queries, const Chunk *chunk) {
+/// Part of a chunk: `count` keys from `first` on. Refuses what violates, or raises it.
+void verify_keys(Attempt *attempt, ForeignKeyQueries *queries, const Chunk *chunk, int first, int count) {
   Datum *columns[INDEX_MAX_KEYS];
   for (int i = 0; i < INDEX_MAX_KEYS; ++i)
-    columns[i] = const_cast<Datum *>(chunk->values[i]);
+    columns[i] = const_cast<Datum *>(chunk->values[i]) + first;
   bool good[kForeignKeyChunk];
-  check_foreign_keys(queries, columns, chunk->count, good);
-  for (int i = 0; i < chunk->count; ++i)
+  check_foreign_keys(queries, columns, count, good);
+  for (int i = 0; i < count; ++i)
     if (!good[i])
-      violated(attempt, queries_key(queries), chunk->rows[i]);
+      violated(attempt, queries_key(queries), chunk->rows[first + i]);
 }
 
-void verify(Attempt *attempt, CollectedKeys *entry) {
-  const MemoryContext caller = MemoryContextSwitchTo(attempt->context);
-  auto *chunk = static_cast<Chunk *>(palloc(sizeof(Chunk)));
+/// The next keys of rows that are not refused, copied into attempt->rows. Fewer than `limit`: no more.
+void read_chunk(Attempt *attempt, CollectedKeys *entry, int limit, Chunk *chunk) {
+  ExecClearTuple(entry->slot);
+  MemoryContextReset(attempt->rows);
+  const MemoryContext caller = MemoryContextSwitchTo(attempt->rows);
   chunk->count = 0;
-  ForeignKeyQueries *const queries = prepare_foreign_key_queries(entry->key);
-  const int limit = queries_chunk(queries);
-  tuplestore_rescan(entry->values);
-  MemoryContextSwitchTo(attempt->rows);
-  bool more = true;
-  while (more) {
-    more = tuplestore_gettupleslot(entry->values, true, true, entry->slot);
-    if (more) {
-      slot_getallattrs(entry->slot);
-      CurrentRow row = {};
-      row.ordinal = static_cast<Ordinal>(DatumGetInt64(entry->slot->tts_values[kOrdinal - 1]));
-      if (is_refused(&attempt->session->notes, row.ordinal))
-        continue;
-      row.kind = static_cast<uint8>(DatumGetChar(entry->slot->tts_values[kKind - 1]));
-      if (!entry->slot->tts_isnull[kKey - 1]) {
-        const core::ByteSpan stored = bytes_of(DatumGetByteaPCopy(entry->slot->tts_values[kKey - 1]));
-        uint64 number;
-        memcpy(&number, stored.data(), sizeof number);
-        row.descriptor = find_descriptor(attempt->session, number);
-        row.bytes = stored.subspan(sizeof number);
-      }
-      chunk->rows[chunk->count] = row;
-      for (int i = 0; i < entry->key->count; ++i)
-        chunk->values[i][chunk->count] =
-            datumCopy(entry->slot->tts_values[kExtras + i], TupleDescAttr(entry->desc, kExtras + i)->attbyval,
-                      TupleDescAttr(entry->desc, kExtras + i)->attlen);
-      chunk->count += 1;
+  while (chunk->count < limit && tuplestore_gettupleslot(entry->values, true, true, entry->slot)) {
+    slot_getallattrs(entry->slot);
+    CurrentRow row = {};
+    row.ordinal = static_cast<Ordinal>(DatumGetInt64(entry->slot->tts_values[kOrdinal - 1]));
+    if (is_refused(&attempt->session->notes, row.ordinal))
+      continue;
+    row.kind = static_cast<uint8>(DatumGetChar(entry->slot->tts_values[kKind - 1]));
+    if (!entry->slot->tts_isnull[kKey - 1]) {
+      const core::ByteSpan stored = bytes_of(DatumGetByteaPCopy(entry->slot->tts_values[kKey - 1]));
+      uint64 number;
+      memcpy(&number, stored.data(), sizeof number);
+      row.descriptor = find_descriptor(attempt->session, number);
+      row.bytes = stored.subspan(sizeof number);
     }
-    if (chunk->count == limit || (!more && chunk->count > 0)) {
-      verify_chunk(attempt, queries, chunk);
-      chunk->count = 0;
-      ExecClearTuple(entry->slot);
-      MemoryContextReset(attempt->rows);
-      CHECK_FOR_INTERRUPTS();
-    }
+    chunk->rows[chunk->count] = row;
+    for (int i = 0; i < entry->key->count; ++i)
+      chunk->values[i][chunk->count] =
+          datumCopy(entry->slot->tts_values[kExtras + i], TupleDescAttr(entry->desc, kExtras + i)->attbyval,
+                    TupleDescAttr(entry->desc, kExtras + i)->attlen);
+    chunk->count += 1;
   }
-  free_foreign_key_queries(queries);
-  tuplestore_end(entry->values);
-  entry->values = nullptr;
   MemoryContextSwitchTo(caller);
+  CHECK_FOR_INTERRUPTS();
+}
+
+void verify_all(Attempt *attempt, Chunk *chunk) {
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, attempt->foreign_keys->keys);
+  SPI_connect();
+  while (auto *entry = static_cast<CollectedKeys *>(hash_seq_search(&status))) {
+    ForeignKeyQueries *const queries = prepare_foreign_key_queries(entry->key);
+    tuplestore_rescan(entry->values);
+    do {
+      read_chunk(attempt, entry, queries_chunk(queries), chunk);
+      if (chunk->count > 0)
+        verify_keys(attempt, queries, chunk, 0, chunk->count);
+    } while (chunk->count == queries_chunk(queries));
+    free_foreign_key_queries(queries);
+  }
+  SPI_finish();
+}
+
+// ---- a query that fails (careful mode) ------------------------------------------------------------
+
+/// In a subtransaction, which is kept when all went well and `keep`. Else the error, when it may be one
+/// of single keys.
+template <typename Work> ErrorData *try_queries(Attempt *attempt, bool keep, const Work &work) {
+  const MemoryContext caller = CurrentMemoryContext;
+  const ResourceOwner owner = CurrentResourceOwner;
+  ErrorData *volatile error = nullptr;
+  BeginInternalSubTransaction(nullptr);
+  MemoryContextSwitchTo(caller);
+  PG_TRY();
+  {
+    work();
+    if (keep)
+      ReleaseCurrentSubTransaction();
+    else
+      RollbackAndReleaseCurrentSubTransaction();
+  }
+  PG_CATCH();
+  {
+    MemoryContextSwitchTo(attempt->context);
+    error = CopyErrorData();
+    FlushErrorState();
+    RollbackAndReleaseCurrentSubTransaction();
+  }
+  PG_END_TRY();
+  MemoryContextSwitchTo(caller);
+  CurrentResourceOwner = owner;
+  if (error != nullptr && !is_row_error(error))
+    ReThrowError(error);
+  return error;
+}
+
+void refuse_keys(Attempt *attempt, const ErrorData *error, const Chunk *chunk, int first, int count) {
+  for (int i = first; i < first + count; ++i) {
+    attempt->current = chunk->rows[i];
+    refuse_current(attempt, error);
+  }
+  attempt->current = {};
+}
+
+/// Halves what fails until single keys fail, which are refused. Whatever is locked here is given free
+/// again: the batch will be repeated without the refused rows.
+void isolate(Attempt *attempt, const ForeignKey *key, const Chunk *chunk, int first, int count) {
+  ErrorData *const error = try_queries(attempt, false, [&] {
+    SPI_connect();
+    verify_keys(attempt, prepare_foreign_key_queries(key), chunk, first, count);
+    SPI_finish();
+  });
+  if (error == nullptr)
+    return;
+  // No right to read the other table, no such function: the query itself fails, for whatever key.
+  if (count == 1 || ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION) {
+    refuse_keys(attempt, error, chunk, first, count);
+  } else {
+    isolate(attempt, key, chunk, first, count / 2);
+    isolate(attempt, key, chunk, first + count / 2, count - count / 2);
+  }
+  FreeErrorData(error);
+}
+
+void isolate_all(Attempt *attempt, Chunk *chunk) {
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, attempt->foreign_keys->keys);
+  while (auto *entry = static_cast<CollectedKeys *>(hash_seq_search(&status))) {
+    const int limit = keys_at_once(entry->key);
+    tuplestore_rescan(entry->values);
+    do {
+      read_chunk(attempt, entry, limit, chunk);
+      if (chunk->count > 0)
+        isolate(attempt, entry->key, chunk, 0, chunk->count);
+    } while (chunk->count == limit);
+  }
 }
 
 } // namespace
@@ -242,12 +320,24 @@ void note_foreign_keys(Attempt *attempt, ForeignKeys *keys, TupleTableSlot *old,
 void verify_foreign_keys(Attempt *attempt) {
   if (attempt->foreign_keys == nullptr)
     return;
+  auto *chunk = static_cast<Chunk *>(MemoryContextAlloc(attempt->context, sizeof(Chunk)));
+  if (!attempt->careful) {
+    attempt->verifying = true;
+    verify_all(attempt, chunk);
+    attempt->verifying = false;
+  } else if (ErrorData *const error = try_queries(attempt, true, [&] { verify_all(attempt, chunk); })) {
+    const int64 refused = attempt->session->notes.refused_count;
+    isolate_all(attempt, chunk);
+    if (attempt->session->notes.refused_count == refused)
+      ReThrowError(error); // it came and went
+  }
   HASH_SEQ_STATUS status;
   hash_seq_init(&status, attempt->foreign_keys->keys);
-  SPI_connect();
-  while (auto *entry = static_cast<CollectedKeys *>(hash_seq_search(&status)))
-    verify(attempt, entry);
-  SPI_finish();
+  while (auto *entry = static_cast<CollectedKeys *>(hash_seq_search(&status))) {
+    ExecDropSingleTupleTableSlot(entry->slot);
+    tuplestore_end(entry->values);
+  }
+  attempt->foreign_keys = nullptr;
 }
 
 } // namespace seal_sync::apply

@@ -1,8 +1,7 @@
 // See later_inserts.hpp.
 #include "apply/later_inserts.hpp"
 
-#include <algorithm>
-
+#include "apply/careful.hpp"
 #include "apply/reply.hpp"
 #include "apply/row_writer.hpp"
 #include "apply/segment.hpp"
@@ -11,15 +10,33 @@ namespace seal_sync::apply {
 
 namespace {
 
-enum Extra { kSequence = 1, kOrdinal, kKind, kKey, kExtras = kKey };
+enum Extra { kSequence = 1, kOrdinal, kKind, kKey, kReplaces, kExtras = kReplaces };
 
 struct Store {
   uint64 number; // hash key: of the descriptor
+  uint64 index;  // by age
+  Store *next;   // younger
   Descriptor *descriptor;
   TupleDesc desc; // kExtras columns, then the target's
   TupleTableSlot *slot;
   Tuplestorestate *rows;
+  // Segments begin anywhere: after each kBookmarkRows rows a read pointer of the store stands. The
+  // sequence number from which on rows stand behind it:
+  int64 *bookmarks;
+  int bookmark_count, bookmark_capacity;
+  int64 read; // rows before the next one
 };
+
+constexpr int kBookmarkRows = 256;
+
+/// Where a row stands among all that wait: its table, then its sequence number.
+using Position = uint64;
+constexpr int kSequenceBits = 40;
+constexpr int64 kMaxSequence = (int64{1} << kSequenceBits) - 1;
+
+Position position_of(const Store *store, int64 sequence) {
+  return (store->index << kSequenceBits) + static_cast<uint64>(sequence);
+}
 
 struct Range {
   int64 from, to;
@@ -29,8 +46,9 @@ struct Range {
 
 struct LaterInserts {
   HTAB *stores;
+  Store *first, *last; // by age
   int64 next_sequence;
-  Range *forgotten; // of rolled-back segments: a tuplestore cannot be cut
+  Range *forgotten; // of rolled-back segments, ascending: a tuplestore cannot be cut
   int forgotten_count, forgotten_capacity;
 };
 
@@ -64,6 +82,8 @@ Store *store_of(Attempt *attempt, Target *target) {
   auto *store = static_cast<Store *>(
       hash_search(attempt->later->stores, &target->number, HASH_ENTER, &found));
   if (!found) {
+    *store = {};
+    store->number = target->number;
     const TupleDesc of_target = RelationGetDescr(target->relation);
     store->descriptor = target->descriptor;
     store->desc = CreateTemplateTupleDesc(of_target->natts + kExtras);
@@ -71,6 +91,7 @@ Store *store_of(Attempt *attempt, Target *target) {
     TupleDescInitEntry(store->desc, kOrdinal, "ordinal", INT8OID, -1, 0);
     TupleDescInitEntry(store->desc, kKind, "kind", CHAROID, -1, 0);
     TupleDescInitEntry(store->desc, kKey, "key", BYTEAOID, -1, 0);
+    TupleDescInitEntry(store->desc, kReplaces, "replaces", BOOLOID, -1, 0);
     for (int i = 0; i < of_target->natts; ++i)
       TupleDescCopyEntry(store->desc, static_cast<AttrNumber>(kExtras + i + 1), of_target,
                          static_cast<AttrNumber>(i + 1));
@@ -80,6 +101,10 @@ Store *store_of(Attempt *attempt, Target *target) {
     CurrentResourceOwner = attempt->owner;
     store->rows = tuplestore_begin_heap(false, false, work_mem);
     CurrentResourceOwner = owner;
+    Store *&before = attempt->later->last;
+    store->index = before == nullptr ? 0 : before->index + 1;
+    (before == nullptr ? attempt->later->first : before->next) = store;
+    before = store;
   } else {
     check_layout(store, target);
   }
@@ -104,7 +129,7 @@ Datum inline_value(const FormData_pg_attribute *attribute, Datum value) {
 
 } // namespace
 
-void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row) {
+void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row, bool replaces) {
   Store *const store = store_of(attempt, target);
   const TupleDesc leaf_desc = RelationGetDescr(leaf->relation);
   const int natts = store->desc->natts;
@@ -120,6 +145,7 @@ void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *
   values[kOrdinal - 1] = Int64GetDatum(static_cast<int64>(attempt->current.ordinal));
   values[kKind - 1] = CharGetDatum(static_cast<char>(attempt->current.kind));
   values[kKey - 1] = PointerGetDatum(key_value);
+  values[kReplaces - 1] = BoolGetDatum(replaces);
   memset(nulls, false, sizeof(bool) * kExtras);
   slot_getallattrs(row);
   for (int i = 0; i < leaf_desc->natts; ++i) {
@@ -141,6 +167,11 @@ void forget_later(Attempt *attempt, int64 mark) {
   LaterInserts *const later = attempt->later;
   if (later == nullptr || later->next_sequence == mark)
     return;
+  // What was forgotten since belongs to it; so there are never more of them than parts of a careful run.
+  while (later->forgotten_count > 0 && later->forgotten[later->forgotten_count - 1].to >= mark) {
+    Range &last = later->forgotten[--later->forgotten_count];
+    mark = Min(mark, last.from);
+  }
   const MemoryContext caller = MemoryContextSwitchTo(attempt->context);
   if (later->forgotten_count == later->forgotten_capacity) {
     later->forgotten_capacity = later->forgotten_capacity == 0 ? 16 : later->forgotten_capacity * 2;
@@ -155,9 +186,43 @@ void forget_later(Attempt *attempt, int64 mark) {
 namespace {
 
 struct Walk {
-  Store *store;
-  int64 from, until; // sequence numbers
+  Position from, until;
 };
+
+/// The store's next row is the first that may have this sequence number, or one a little before.
+void seek(Store *store, int64 sequence) {
+  int mark = store->bookmark_count;
+  while (mark > 0 && store->bookmarks[mark - 1] > sequence)
+    --mark;
+  if (mark == 0)
+    tuplestore_rescan(store->rows);
+  else
+    tuplestore_copy_read_pointer(store->rows, mark, 0);
+  store->read = static_cast<int64>(mark) * kBookmarkRows;
+}
+
+/// The next row, into store->slot; remembers the way to it now and then. False: there is none.
+bool read_next(Attempt *attempt, Store *store, int64 *sequence) {
+  if (!tuplestore_gettupleslot(store->rows, true, false, store->slot))
+    return false;
+  slot_getallattrs(store->slot);
+  *sequence = DatumGetInt64(store->slot->tts_values[kSequence - 1]);
+  store->read += 1;
+  if (store->read == (static_cast<int64>(store->bookmark_count) + 1) * kBookmarkRows) {
+    if (store->bookmark_count == store->bookmark_capacity) {
+      store->bookmark_capacity = Max(16, store->bookmark_capacity * 2);
+      const Size size = sizeof(int64) * static_cast<Size>(store->bookmark_capacity);
+      store->bookmarks = static_cast<int64 *>(store->bookmarks == nullptr
+                                                  ? MemoryContextAlloc(attempt->context, size)
+                                                  : repalloc(store->bookmarks, size));
+    }
+    const int pointer = tuplestore_alloc_read_pointer(store->rows, EXEC_FLAG_REWIND);
+    Assert(pointer == store->bookmark_count + 1);
+    tuplestore_copy_read_pointer(store->rows, 0, pointer);
+    store->bookmarks[store->bookmark_count++] = *sequence + 1;
+  }
+  return true;
+}
 
 void insert_one(Attempt *attempt, Target *target, TupleTableSlot *stored) {
   TupleTableSlot *const row = incoming_slot(target, 0);
@@ -167,26 +232,22 @@ void insert_one(Attempt *attempt, Target *target, TupleTableSlot *stored) {
   ExecStoreVirtualTuple(row);
   ResetPerTupleExprContext(target->estate);
   Leaf *const leaf = route(target, row);
-  if (insert_row(attempt, target, leaf, in_leaf_layout(target, leaf, row)) == Outcome::kInserted)
+  const bool replaces = DatumGetBool(stored->tts_values[kReplaces - 1]);
+  if (insert_row(attempt, target, leaf, in_leaf_layout(target, leaf, row), replaces) == Outcome::kInserted)
     attempt->inserted += 1;
   end_after_query(target);
 }
 
-/// What a segment does; attempt->current says where it failed.
-void insert_range(Attempt *attempt, void *argument) {
-  const auto *walk = static_cast<Walk *>(argument);
-  Store *const store = walk->store;
+/// Rows of one table with sequence numbers of the range.
+void insert_of_store(Attempt *attempt, Store *store, int64 from, int64 until) {
   Target *const target = segment_target(attempt, store->descriptor);
   check_layout(store, target);
   const OwnerScope scope = become_owner(target->owner);
-  tuplestore_rescan(store->rows);
-  while (tuplestore_gettupleslot(store->rows, true, false, store->slot)) {
-    slot_getallattrs(store->slot);
-    const int64 sequence = DatumGetInt64(store->slot->tts_values[kSequence - 1]);
-    if (sequence < walk->from || is_forgotten(attempt->later, sequence))
+  seek(store, from);
+  int64 sequence;
+  while (read_next(attempt, store, &sequence) && sequence < until) {
+    if (sequence < from || is_forgotten(attempt->later, sequence))
       continue;
-    if (sequence >= walk->until)
-      break;
     attempt->current = {};
     attempt->current.ordinal = static_cast<Ordinal>(DatumGetInt64(store->slot->tts_values[kOrdinal - 1]));
     if (is_refused(&attempt->session->notes, attempt->current.ordinal))
@@ -194,12 +255,25 @@ void insert_range(Attempt *attempt, void *argument) {
     attempt->current.descriptor = store->descriptor;
     attempt->current.kind = static_cast<uint8>(DatumGetChar(store->slot->tts_values[kKind - 1]));
     attempt->current.bytes = bytes_of(DatumGetByteaPP(store->slot->tts_values[kKey - 1]));
-    attempt->position = static_cast<uint64>(sequence);
+    attempt->position = position_of(store, sequence);
     insert_one(attempt, target, store->slot);
     MemoryContextReset(attempt->rows);
     CHECK_FOR_INTERRUPTS();
   }
+  attempt->current = {};
   leave_owner(scope);
+}
+
+/// What a segment does; attempt->current says where it failed.
+void insert_range(Attempt *attempt, void *argument) {
+  const auto *walk = static_cast<Walk *>(argument);
+  for (Store *store = attempt->later->first; store != nullptr; store = store->next) {
+    const Position first = position_of(store, 0), last = position_of(store, kMaxSequence);
+    if (last < walk->from || first >= walk->until)
+      continue;
+    insert_of_store(attempt, store, walk->from > first ? static_cast<int64>(walk->from - first) : 0,
+                    walk->until <= last ? static_cast<int64>(walk->until - first) : kMaxSequence);
+  }
 }
 
 } // namespace
@@ -207,15 +281,11 @@ void insert_range(Attempt *attempt, void *argument) {
 void run_later_inserts(Attempt *attempt) {
   if (attempt->later == nullptr)
     return;
-  HASH_SEQ_STATUS status;
-  hash_seq_init(&status, attempt->later->stores);
-  while (auto *store = static_cast<Store *>(hash_seq_search(&status))) {
-    Walk walk = {store, 0, 0};
-    run_careful(attempt, insert_range, &walk, [](void *argument, uint64 from, uint64 until) {
-      auto *range = static_cast<Walk *>(argument);
-      range->from = static_cast<int64>(from);
-      range->until = static_cast<int64>(std::min<uint64>(until, PG_INT64_MAX));
-    });
+  Walk walk = {0, 0};
+  run_careful(attempt, insert_range, &walk, [](void *argument, uint64 from, uint64 until) {
+    *static_cast<Walk *>(argument) = {from, until};
+  });
+  for (Store *store = attempt->later->first; store != nullptr; store = store->next) {
     ExecDropSingleTupleTableSlot(store->slot); // it may point into the store
     tuplestore_end(store->rows);
     store->slot = nullptr;

@@ -11,8 +11,9 @@
 
 namespace seal_sync::apply {
 
-/// `row` has the leaf's layout and is complete.
-void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row);
+/// `row` has the leaf's layout and is complete. `replaces`: the row that stood there is deleted now, and
+/// its foreign keys are compared with those of `row`.
+void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row, bool replaces);
 int64 later_mark(const Attempt *attempt);
 void forget_later(Attempt *attempt, int64 mark);
 

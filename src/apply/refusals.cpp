@@ -35,12 +35,18 @@ char *copy_text(MemoryContext context, std::string_view text) {
   return copy;
 }
 
-/// No longer than kMaxText bytes: texts of errors may quote a value of any size.
-char *copy_cut(MemoryContext context, std::string_view text) {
-  if (text.size() > kMaxText)
-    text = text.substr(0, static_cast<std::size_t>(pg_mbcliplen(
-                              text.data(), static_cast<int>(text.size()), static_cast<int>(kMaxText))));
-  return copy_text(context, text);
+std::string_view cut(std::string_view text, std::size_t limit) {
+  if (text.size() <= limit)
+    return text;
+  // Only the beginning is walked, however long the text is; the whole length may not fit into an int.
+  const auto looked_at = static_cast<int>(Min(text.size(), limit + MAX_MULTIBYTE_CHAR_LEN));
+  return text.substr(0, static_cast<std::size_t>(pg_mbcliplen(text.data(), looked_at, static_cast<int>(limit))));
+}
+
+char *copy_cut(BatchNotes *notes, std::string_view text) {
+  text = cut(text, notes->texts < kMaxTexts ? kMaxText : kShortText);
+  notes->texts += text.size();
+  return copy_text(notes->context, text);
 }
 
 uint8 *copy_bytes(MemoryContext context, core::ByteSpan bytes) {
@@ -73,6 +79,8 @@ void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &
   notes->context = context;
 }
 
+void cut_text(char *text, std::size_t limit) { text[cut({text, strlen(text)}, limit).size()] = '\0'; }
+
 bool is_refused(const BatchNotes *notes, Ordinal ordinal) {
   return notes->refused_count > 0 && hash_search(notes->refused, &ordinal, HASH_FIND, nullptr) != nullptr;
 }
@@ -83,7 +91,7 @@ void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refus
   if (notes->refused_count >= kMaxRefusals)
     ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
             errmsg("more than " INT64_FORMAT " rows of one batch are refused", kMaxRefusals),
-            errdetail("The last one: %s.", copy_cut(CurrentMemoryContext, refusal.message)));
+            errdetail("The last one: %s.", copy_text(CurrentMemoryContext, cut(refusal.message, kMaxText))));
   // Copies before the entry: an error in between must not leave a half-filled one.
   Refused copy = {};
   copy.ordinal = ordinal;
@@ -93,8 +101,8 @@ void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refus
   copy.key = copy_bytes(notes->context, refusal.key);
   copy.key_size = static_cast<uint32>(refusal.key.size());
   memcpy(copy.sqlstate, refusal.sqlstate.data(), std::min<std::size_t>(refusal.sqlstate.size(), 5));
-  copy.message = copy_cut(notes->context, refusal.message);
-  copy.detail = copy_cut(notes->context, refusal.detail);
+  copy.message = copy_cut(notes, refusal.message);
+  copy.detail = copy_cut(notes, refusal.detail);
   copy.constraint = copy_text(notes->context, refusal.constraint);
   auto *entry = static_cast<Refused *>(hash_search(notes->refused, &ordinal, HASH_ENTER, nullptr));
   *entry = copy;

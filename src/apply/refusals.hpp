@@ -21,6 +21,9 @@ inline constexpr Ordinal ordinal_of(uint32 chunk, uint32 row) {
 inline constexpr int64 kMaxRefusals = 100000;
 inline constexpr int64 kMaxWanted = 50000;
 inline constexpr std::size_t kMaxText = 1024; // of a message or detail
+// Once the texts of a batch take this much, further ones are cut to kShortText.
+inline constexpr std::size_t kMaxTexts = 16 * 1024 * 1024;
+inline constexpr std::size_t kShortText = 128;
 
 struct Refused {
   Ordinal ordinal; // hash key
@@ -47,6 +50,7 @@ struct BatchNotes {
   HTAB *wanted;
   HTAB *wanted_keys; // hash of (table, key) -> Wanted
   int64 refused_count;
+  std::size_t texts; // bytes of messages and details of refusals
   int64 wanted_count;
   int64 unanswered;
   int attempts;  // that ended with kRepeat
@@ -56,6 +60,10 @@ struct BatchNotes {
 /// Forgets what belongs to another batch.
 void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &id);
 void drop_notes(BatchNotes *notes);
+
+/// Cuts a text of the server's encoding in place, between characters. Texts of errors may quote a value
+/// of any size.
+void cut_text(char *text, std::size_t limit = kMaxText);
 
 bool is_refused(const BatchNotes *notes, Ordinal ordinal);
 /// key and texts are copied, long texts cut. Refusing twice keeps the first reason.

@@ -278,8 +278,7 @@ bool match(Descriptor *descriptor, Relation relation, Problem *why) {
   if (table == nullptr) {
     *why = problem("42P01", psprintf("table \"%s\" is not registered on node \"%s\"",
                                      shown_table(descriptor), config::local_node()),
-                   "", "Register it there with seal_sync.table_add, or adopt the configuration with"
-                       " seal_sync.config_adopt. It goes on by itself afterwards.");
+                   "", "Register it there with seal_sync.table_add. It goes on by itself afterwards.");
     return false;
   }
   const char kind = relation->rd_rel->relkind;
@@ -387,8 +386,10 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
   descriptor->context = context;
   MemoryContextSwitchTo(caller);
 
-  if (hash_get_num_entries(session->tables) >= kMaxDescribed)
-    ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("a peer describes too many tables"));
+  if (hash_get_num_entries(session->tables) >= kMaxDescribed &&
+      hash_search(session->tables, &descriptor->number, HASH_FIND, nullptr) == nullptr) // known: replaced
+    ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("a peer describes too many tables"),
+            errdetail("At most %d are described on one connection.", kMaxDescribed));
 
   core::wire::Problem why;
   bool fits = false;

@@ -2,7 +2,9 @@
 #include "apply/row_writer.hpp"
 
 #include "apply/foreign_keys.hpp"
+#include "apply/index_entries.hpp"
 #include "apply/later_inserts.hpp"
+#include "apply/partitions.hpp"
 #include "apply/settings.hpp"
 #include "apply/unique_rechecks.hpp"
 
@@ -191,9 +193,8 @@ Written update_existing(Attempt *attempt, Target *target, Leaf *leaf) {
   if (must_retry(target, done.result))
     return Written::kRetry;
   List *recheck = NIL;
-  if (result->ri_NumIndices > 0 && done.indexes)
-    recheck = pg::exec_insert_index_tuples(result, leaf->next, estate, true, false, nullptr, NIL,
-                                           done.only_summarizing);
+  if (done.indexes)
+    recheck = insert_index_entries(leaf->entries, estate, leaf->next, leaf->existing, done.only_summarizing);
   if (recheck != NIL)
     note_rechecks(attempt, target->owner, leaf->relation, recheck, leaf->next->tts_tid);
   if (leaf->foreign_keys != nullptr)
@@ -203,7 +204,9 @@ Written update_existing(Attempt *attempt, Target *target, Leaf *leaf) {
   return Written::kDone;
 }
 
-Written delete_existing(Attempt *attempt, Target *target, Leaf *leaf) {
+/// `next` is what will stand there again, nullptr after a delete: foreign keys that stay the same are not
+/// checked, as in core.
+Written delete_existing(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *next) {
   ResultRelInfo *const result = leaf->result;
   EState *const estate = target->estate;
   ItemPointerData tid = leaf->existing->tts_tid;
@@ -219,10 +222,15 @@ Written delete_existing(Attempt *attempt, Target *target, Leaf *leaf) {
   if (must_retry(target, done))
     return Written::kRetry;
   if (leaf->foreign_keys != nullptr)
-    note_foreign_keys(attempt, leaf->foreign_keys, leaf->existing, nullptr);
+    note_foreign_keys(attempt, leaf->foreign_keys, leaf->existing, next);
   if (result->ri_TrigDesc != nullptr)
     ExecARDeleteTriggers(estate, result, &tid, nullptr, nullptr, false);
   return Written::kDone;
+}
+
+/// A partition that does not exist holds no row: nothing to delete, and nothing to update in part.
+bool is_absent(const Target *target, TupleTableSlot *row) {
+  return target->only == nullptr && !has_partition(target->relation, row);
 }
 
 /// Tables with unique constraints beside the key: what could conflict waits until all else is done.
@@ -243,8 +251,8 @@ Outcome put_existing(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlo
     if (!check_cluster(attempt, target, leaf, leaf->next, false))
       return Outcome::kRefused;
     const int64 mark = later_mark(attempt);
-    insert_later(attempt, target, leaf, leaf->next); // while its columns can still be read
-    const Written written = delete_existing(attempt, target, leaf);
+    insert_later(attempt, target, leaf, leaf->next, true); // while its columns can still be read
+    const Written written = delete_existing(attempt, target, leaf, leaf->next);
     if (written == Written::kDone)
       return Outcome::kLater;
     forget_later(attempt, mark);
@@ -280,25 +288,32 @@ TupleTableSlot *in_leaf_layout(Target *target, Leaf *leaf, TupleTableSlot *row) 
   return ExecStoreVirtualTuple(leaf->next);
 }
 
-Outcome insert_row(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row) {
+Outcome insert_row(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row, bool replaces) {
   ResultRelInfo *const result = leaf->result;
   EState *const estate = target->estate;
   row->tts_tableOid = leaf->oid;
   if (result->ri_TrigDesc != nullptr) {
     begin_after_query(target);
-    if (result->ri_TrigDesc->trig_insert_before_row && !ExecBRInsertTriggers(estate, result, row))
-      return Outcome::kUnchanged;
+    if (result->ri_TrigDesc->trig_insert_before_row) {
+      if (replaces) // what was noted, to be compared with what triggers make of it
+        ExecCopySlot(leaf->existing, row);
+      if (!ExecBRInsertTriggers(estate, result, row)) {
+        if (replaces && leaf->foreign_keys != nullptr) // a delete after all
+          note_foreign_keys(attempt, leaf->foreign_keys, leaf->existing, nullptr);
+        return Outcome::kUnchanged;
+      }
+    }
   }
   if (!prepare_row(attempt, target, leaf, row))
     return Outcome::kRefused;
   table_tuple_insert(leaf->relation, row, GetCurrentCommandId(true), 0, nullptr);
-  List *recheck = NIL;
-  if (result->ri_NumIndices > 0)
-    recheck = pg::exec_insert_index_tuples(result, row, estate, false, false, nullptr, NIL, false);
+  List *const recheck = insert_index_entries(leaf->entries, estate, row, nullptr, false);
   if (recheck != NIL)
     note_rechecks(attempt, target->owner, leaf->relation, recheck, row->tts_tid);
-  if (leaf->foreign_keys != nullptr)
-    note_foreign_keys(attempt, leaf->foreign_keys, nullptr, row);
+  const bool as_noted =
+      replaces && (result->ri_TrigDesc == nullptr || !result->ri_TrigDesc->trig_insert_before_row);
+  if (leaf->foreign_keys != nullptr && !as_noted)
+    note_foreign_keys(attempt, leaf->foreign_keys, replaces ? leaf->existing : nullptr, row);
   if (result->ri_TrigDesc != nullptr)
     ExecARInsertTriggers(estate, result, row, NIL, nullptr);
   return Outcome::kInserted;
@@ -306,9 +321,9 @@ Outcome insert_row(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot 
 
 Outcome put_row(Attempt *attempt, Target *target, TupleTableSlot *row, bool whole) {
   ResetPerTupleExprContext(target->estate);
-  attempt->current.routing = true;
+  if (!whole && is_absent(target, row))
+    return Outcome::kWanted;
   Leaf *const leaf = route(target, row);
-  attempt->current.routing = false;
   check_claims(attempt); // a partition may just have been locked
   for (int tries = 0; tries < kMaxRetries; ++tries) {
     if (!find_existing(leaf, row)) {
@@ -317,10 +332,10 @@ Outcome put_row(Attempt *attempt, Target *target, TupleTableSlot *row, bool whol
       complete(target, row);
       TupleTableSlot *const complete_row = in_leaf_layout(target, leaf, row);
       if (must_wait(attempt, leaf)) {
-        insert_later(attempt, target, leaf, complete_row);
+        insert_later(attempt, target, leaf, complete_row, false);
         return Outcome::kLater;
       }
-      return insert_row(attempt, target, leaf, complete_row);
+      return insert_row(attempt, target, leaf, complete_row, false);
     }
     bool retry = false;
     const Outcome outcome = put_existing(attempt, target, leaf, row, &retry);
@@ -335,9 +350,9 @@ Outcome put_row(Attempt *attempt, Target *target, TupleTableSlot *row, bool whol
 
 Outcome delete_row(Attempt *attempt, Target *target, TupleTableSlot *row) {
   ResetPerTupleExprContext(target->estate);
-  attempt->current.routing = true;
+  if (is_absent(target, row))
+    return Outcome::kUnchanged;
   Leaf *const leaf = route(target, row);
-  attempt->current.routing = false;
   check_claims(attempt);
   for (int tries = 0; tries < kMaxRetries; ++tries) {
     if (!find_existing(leaf, row))
@@ -346,7 +361,7 @@ Outcome delete_row(Attempt *attempt, Target *target, TupleTableSlot *row) {
       return Outcome::kRefused;
     if (leaf->result->ri_TrigDesc != nullptr && !lock_existing(target, leaf))
       continue;
-    switch (delete_existing(attempt, target, leaf)) {
+    switch (delete_existing(attempt, target, leaf, nullptr)) {
     case Written::kDone:
       return Outcome::kDeleted;
     case Written::kSkipped:
@@ -407,12 +422,9 @@ bool insert_run(Attempt *attempt, Target *target, int rows, const Ordinal *ordin
     TupleTableSlot *const row = target->incoming[i];
     attempt->current.ordinal = ordinals[i];
     ResetPerTupleExprContext(estate);
-    if (leaf->result->ri_NumIndices > 0) {
-      List *const recheck =
-          pg::exec_insert_index_tuples(leaf->result, row, estate, false, false, nullptr, NIL, false);
-      if (recheck != NIL)
-        note_rechecks(attempt, target->owner, leaf->relation, recheck, row->tts_tid);
-    }
+    List *const recheck = insert_index_entries(leaf->entries, estate, row, nullptr, false);
+    if (recheck != NIL)
+      note_rechecks(attempt, target->owner, leaf->relation, recheck, row->tts_tid);
     if (leaf->foreign_keys != nullptr)
       note_foreign_keys(attempt, leaf->foreign_keys, nullptr, row);
   }

@@ -24,8 +24,9 @@ bool insert_run(Attempt *attempt, Target *target, int rows, const Ordinal *ordin
 /// `row` of the target's layout as the leaf wants it: itself, or leaf->next.
 TupleTableSlot *in_leaf_layout(Target *target, Leaf *leaf, TupleTableSlot *row);
 
-/// Inserts a complete row in the leaf's layout.
-Outcome insert_row(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row);
+/// Inserts a complete row in the leaf's layout. `replaces`: it was an update, and the foreign keys of
+/// `row` as it is given were noted then.
+Outcome insert_row(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row, bool replaces);
 
 /// Fires what AFTER triggers have queued. With every row in careful mode, else with every section.
 void end_after_query(Target *target);

@@ -1,10 +1,6 @@
 // See segment.hpp.
 #include "apply/segment.hpp"
 
-#include "apply/later_inserts.hpp"
-#include "apply/row_writer.hpp"
-#include "apply/unique_rechecks.hpp"
-
 namespace seal_sync::apply {
 
 namespace {
@@ -13,76 +9,6 @@ struct TargetEntry {
   uint64 number; // hash key
   Target *target;
 };
-
-/// A partition that does not exist holds no row: nothing to delete, and nothing to update in part.
-bool is_absent_row(const Attempt *attempt, const ErrorData *error) {
-  return attempt->current.routing && attempt->current.kind != 'W' &&
-         error->sqlerrcode == ERRCODE_CHECK_VIOLATION;
-}
-
-void settle_failed_row(Attempt *attempt, const ErrorData *error) {
-  if (!is_absent_row(attempt, error)) {
-    refuse_current(attempt, error);
-    return;
-  }
-  attempt->unchanged += 1;
-  if (attempt->current.kind == 'P')
-    want(&attempt->session->notes, attempt->current.ordinal, attempt->current.descriptor->number,
-         current_key(attempt));
-}
-
-/// One segment in a subtransaction. nullptr when it went through, else why it was rolled back.
-ErrorData *try_segment(Attempt *attempt, SegmentWork work, void *argument) {
-  const MemoryContext caller = CurrentMemoryContext;
-  const ResourceOwner owner = CurrentResourceOwner;
-  const uint64 rechecks = recheck_mark(attempt);
-  const int64 later = later_mark(attempt);
-  const uint64 counts[] = {attempt->inserted, attempt->updated, attempt->deleted, attempt->unchanged};
-  ErrorData *volatile error = nullptr;
-
-  BeginInternalSubTransaction(nullptr);
-  MemoryContextSwitchTo(caller);
-  PG_TRY();
-  {
-    begin_segment(attempt);
-    work(attempt, argument);
-    end_segment(attempt);
-    ReleaseCurrentSubTransaction();
-    attempt->subtransactions += 1;
-  }
-  PG_CATCH();
-  {
-    MemoryContextSwitchTo(attempt->context);
-    error = CopyErrorData();
-    FlushErrorState();
-    RollbackAndReleaseCurrentSubTransaction();
-    MemoryContextSwitchTo(attempt->context);
-    if (attempt->current.descriptor != nullptr) { // its bytes go with the segment's memory
-      MemoryContextSwitchTo(attempt->rows);
-      const core::ByteSpan key = current_key(attempt);
-      MemoryContextSwitchTo(attempt->context);
-      auto *copy = static_cast<uint8 *>(palloc(key.size() + 1));
-      memcpy(copy, key.data(), key.size());
-      attempt->current.bytes = {copy, key.size()};
-      attempt->current.columns = nullptr;
-    }
-    // Closed with their resource owner; only memory is left of them.
-    MemoryContextReset(attempt->segment);
-    attempt->targets = nullptr;
-    forget_rechecks(attempt, rechecks);
-    forget_later(attempt, later);
-    attempt->inserted = counts[0];
-    attempt->updated = counts[1];
-    attempt->deleted = counts[2];
-    attempt->unchanged = counts[3];
-  }
-  PG_END_TRY();
-  MemoryContextSwitchTo(caller);
-  CurrentResourceOwner = owner;
-  if (error != nullptr && (!is_row_error(error) || attempt->current.descriptor == nullptr))
-    ReThrowError(error);
-  return error;
-}
 
 void note_written(Attempt *attempt, const Target *target) {
   if (target->written == 0)
@@ -131,49 +57,6 @@ Target *segment_target(Attempt *attempt, Descriptor *descriptor) {
   MemoryContextSwitchTo(caller);
   check_claims(attempt); // roles are read after the table's lock
   return target;
-}
-
-namespace {
-
-/// The row that failed, with the reason; its bytes are a copy (try_segment).
-struct Failure {
-  ErrorData *error;
-  CurrentRow row;
-};
-
-void forget_failure(Failure *failure) {
-  if (failure->error == nullptr)
-    return;
-  FreeErrorData(failure->error);
-  pfree(const_cast<uint8 *>(failure->row.bytes.data()));
-  *failure = {};
-}
-
-} // namespace
-
-void run_careful(Attempt *attempt, SegmentWork work, void *argument, SetRange set_range) {
-  constexpr uint64 kEnd = PG_UINT64_MAX;
-  uint64 from = 0, until = kEnd;
-  Failure failure = {}; // of the row at `until`
-  for (;;) {
-    set_range(argument, from, until);
-    ErrorData *const error = try_segment(attempt, work, argument);
-    if (error == nullptr && until == kEnd)
-      return;
-    if (error != nullptr) {
-      forget_failure(&failure);
-      failure = {error, attempt->current};
-      until = attempt->position;
-      if (until > from)
-        continue; // those before it are good, or will fail themselves when run again
-    }
-    attempt->current = failure.row;
-    settle_failed_row(attempt, failure.error);
-    attempt->current = {};
-    forget_failure(&failure);
-    from = until + 1;
-    until = kEnd;
-  }
 }
 
 } // namespace seal_sync::apply

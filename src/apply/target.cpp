@@ -5,6 +5,7 @@
 
 #include "apply/attempt.hpp"
 #include "apply/foreign_keys.hpp"
+#include "apply/index_entries.hpp"
 #include "apply/trigger_filter.hpp"
 
 extern "C" {
@@ -47,18 +48,10 @@ void open_lookup(Leaf *leaf, Oid key_index) {
   leaf->key_index = index_open(key_index, RowExclusiveLock);
   const Relation index = leaf->key_index;
   leaf->key_count = IndexRelationGetNumberOfKeyAttributes(index);
-  for (int i = 0; i < leaf->key_count; ++i) {
-    const Oid type = index->rd_opcintype[i];
-    const Oid equal = get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
-    if (!OidIsValid(equal))
-      elog(ERROR, "missing equality operator in operator family %u", index->rd_opfamily[i]);
+  for (int i = 0; i < leaf->key_count; ++i)
     leaf->key_attnos[i] = index->rd_index->indkey.values[i];
-    ScanKeyInit(&leaf->keys[i], static_cast<AttrNumber>(i + 1), BTEqualStrategyNumber, get_opcode(equal),
-                Datum{0});
-    leaf->keys[i].sk_collation = index->rd_indcollation[i];
-  }
   InitDirtySnapshot(leaf->dirty);
-  leaf->scan = pg::index_beginscan(leaf->relation, index, &leaf->dirty, leaf->key_count);
+  leaf->cursor = pg::open_key_cursor(leaf->relation, index, &leaf->dirty, false);
 }
 
 /// The unique and exclusion constraints beside the primary key, and the columns of those that are
@@ -87,6 +80,7 @@ void fill_leaf(Target *target, Leaf *leaf, ResultRelInfo *result) {
   leaf->relation = result->ri_RelationDesc;
   leaf->oid = RelationGetRelid(leaf->relation);
   leaf->result = result;
+  leaf->entries = open_index_entries(result);
   if (leaf->relation->rd_rel->relkind != RELKIND_RELATION)
     ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
             errmsg("cannot apply rows to \"%s\": it is not a table",
@@ -117,7 +111,7 @@ void close_leaf(Leaf *leaf) {
     FreeBulkInsertState(leaf->bulk);
   ExecDropSingleTupleTableSlot(leaf->existing);
   ExecDropSingleTupleTableSlot(leaf->next);
-  index_endscan(leaf->scan);
+  pg::close_key_cursor(leaf->cursor);
   index_close(leaf->key_index, NoLock);
 }
 
@@ -262,44 +256,25 @@ Leaf *route(Target *target, TupleTableSlot *row) {
   return leaf;
 }
 
-namespace {
-
-void set_key(Leaf *leaf, TupleTableSlot *row, ScanKeyData *keys) {
+bool find_existing(Leaf *leaf, TupleTableSlot *row) {
+  Datum values[INDEX_MAX_KEYS];
   for (int i = 0; i < leaf->key_count; ++i) {
     const AttrNumber attno = leaf->root_attnos != nullptr ? leaf->root_attnos[leaf->key_attnos[i] - 1]
                                                           : leaf->key_attnos[i];
-    keys[i].sk_argument = row->tts_values[attno - 1];
+    values[i] = row->tts_values[attno - 1];
   }
-}
-
-bool lookup(Leaf *leaf, TupleTableSlot *row) {
-  set_key(leaf, row, leaf->keys);
-  for (;;) {
-    // A btree scan allocates lazily, in whatever context is current: it must be one that outlives it.
-    const MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(leaf->scan));
-    index_rescan(leaf->scan, leaf->keys, leaf->key_count, nullptr, 0);
-    const bool found = index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->existing);
-    MemoryContextSwitchTo(old);
-    if (!found)
-      return false;
+  bool found = pg::find_key(leaf->cursor, values, leaf->existing);
+  while (found) {
     const TransactionId busy =
         TransactionIdIsValid(leaf->dirty.xmin) ? leaf->dirty.xmin : leaf->dirty.xmax;
     if (!TransactionIdIsValid(busy))
-      return true;
+      break;
     // Somebody's uncommitted insert or delete: wait without holding a page.
     ExecClearTuple(leaf->existing);
-    index_rescan(leaf->scan, leaf->keys, leaf->key_count, nullptr, 0);
+    pg::restart_keys(leaf->cursor);
     XactLockTableWait(busy, leaf->relation, nullptr, XLTW_None);
+    found = pg::look_up_key(leaf->cursor, values, leaf->existing);
   }
-}
-
-} // namespace
-
-bool find_existing(Leaf *leaf, TupleTableSlot *row) {
-  // The scan allocates when it likes and keeps it until its end.
-  const MemoryContext caller = MemoryContextSwitchTo(leaf->context);
-  const bool found = lookup(leaf, row);
-  MemoryContextSwitchTo(caller);
   return found;
 }
 
@@ -313,9 +288,11 @@ bool any_between(Leaf *leaf, TupleTableSlot *first, TupleTableSlot *last) {
     const Datum low = first->tts_values[attno - 1];
     const Datum high = last->tts_values[attno - 1];
     const Oid type = index->rd_opcintype[i];
-    if (DatumGetBool(FunctionCall2Coll(&leaf->keys[i].sk_func, index->rd_indcollation[i], low, high))) {
-      keys[count] = leaf->keys[i];
-      keys[count++].sk_argument = low;
+    const Oid equal = get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
+    ScanKeyInit(&keys[count], static_cast<AttrNumber>(i + 1), BTEqualStrategyNumber, get_opcode(equal), low);
+    keys[count].sk_collation = index->rd_indcollation[i];
+    if (DatumGetBool(FunctionCall2Coll(&keys[count].sk_func, index->rd_indcollation[i], low, high))) {
+      count++;
       continue;
     }
     const Oid from = get_opfamily_member(index->rd_opfamily[i], type, type, BTGreaterEqualStrategyNumber);

@@ -10,11 +10,13 @@
 #include "apply/relation_map.hpp"
 #include "apply/value_codec.hpp"
 #include "config/config.hpp"
+#include "pg/key_cursor.hpp"
 #include "pg/postgres.hpp"
 
 namespace seal_sync::apply {
 
 struct Attempt;     // attempt.hpp
+struct IndexEntries; // index_entries.hpp, per leaf
 struct ForeignKeys; // foreign_keys.hpp, per leaf
 
 /// A relation that holds rows: the table itself, or one partition.
@@ -23,16 +25,16 @@ struct Leaf {
   MemoryContext context; // of the target
   Relation relation;
   ResultRelInfo *result;
+  IndexEntries *entries;
   AttrNumber *root_attnos; // [attno - 1] -> attno in the target; nullptr: identical
   config::Table *rule;
   uint64 rules; // config::version() of `rule`
 
   Relation key_index;
-  IndexScanDesc scan;
+  pg::KeyCursor *cursor;
   SnapshotData dirty;
   int key_count;
   AttrNumber key_attnos[INDEX_MAX_KEYS]; // in this relation, by index column
-  ScanKeyData keys[INDEX_MAX_KEYS];
 
   TupleTableSlot *existing; // as found
   TupleTableSlot *next;     // as it will be written

@@ -83,7 +83,7 @@ void note_rechecks(Attempt *attempt, Oid owner, Relation heap, List *indexes, co
     Entry *const entry = &list->entries[list->count++];
     *entry = {owner, RelationGetRelid(heap), lfirst_oid(cell), tid, attempt->current};
     if (attempt->careful) { // the chunk will not be at hand when it is refused
-      entry->row.bytes = current_key(attempt);
+      entry->row.bytes = keep_current_key(attempt);
       entry->row.columns = nullptr;
     }
   }
@@ -131,6 +131,8 @@ void run_rechecks(Attempt *attempt) {
         ReThrowError(error);
       attempt->current = attempt->rechecks->entries[attempt->position].row;
       refuse_current(attempt, error);
+      FreeErrorData(error);
+      attempt->current = {};
       attempt->position += 1;
     }
     PG_END_TRY();

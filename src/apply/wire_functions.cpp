@@ -17,13 +17,21 @@ namespace {
 void publish_error(Session *session, const ErrorData *error) {
   if (session->slot == nullptr)
     return;
+  char *const text = pstrdup(error->message != nullptr ? error->message : "");
+  cut_text(text, sizeof session->slot->last_error - 1);
   LWLockAcquire(pg::shared_lock(), LW_EXCLUSIVE);
   session->slot->last_error_at = GetCurrentTimestamp();
   strlcpy(session->slot->last_error_sqlstate, unpack_sql_state(error->sqlerrcode),
           sizeof session->slot->last_error_sqlstate);
-  strlcpy(session->slot->last_error, error->message != nullptr ? error->message : "",
-          sizeof session->slot->last_error);
+  strlcpy(session->slot->last_error, text, sizeof session->slot->last_error);
   LWLockRelease(pg::shared_lock());
+}
+
+/// Whoever reads it, here or at the peer, has no use for more; and it is sent while locks are held.
+void shorten(ErrorData *error) {
+  for (char *const text : {error->message, error->detail, error->detail_log, error->hint, error->context})
+    if (text != nullptr)
+      cut_text(text);
 }
 
 void apply_and_publish(Session *session, core::Reader *in, core::Buffer *reply) {
@@ -38,7 +46,9 @@ void apply_and_publish(Session *session, core::Reader *in, core::Buffer *reply) 
     ErrorData *const error = CopyErrorData();
     if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != MAKE_SQLSTATE('S', 'S', '0', '0', '0'))
       publish_error(session, error);
-    PG_RE_THROW();
+    shorten(error);
+    FlushErrorState();
+    ReThrowError(error);
   }
   PG_END_TRY();
 }

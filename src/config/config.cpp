@@ -1,14 +1,16 @@
-// See config.hpp.
+// The rules: this node, its clusters, which tables are registered, and the extension's own relations.
 //
-// The cache is one memory context per generation of the rules. A generation that has become stale is
-// not freed before the transaction ends, so a pointer handed out stays good for its transaction even
-// when a trigger fired in between has refreshed the cache.
+// Called by everybody through config.hpp. Invariant: a reading of the rules takes the place of the one before
+// only when it is complete, and what was handed out stays valid until the transaction ends (rules.hpp).
 
-#include "config/config.hpp"
+#include "config/rules.hpp"
 
 #include "pg/boundary.hpp"
 
 namespace seal_sync::config {
+
+Rules *current = nullptr;
+bool rules_stale = true;
 
 namespace {
 
@@ -17,52 +19,9 @@ struct OwnRelation {
   Oid oid;
 };
 
-struct Rule {
-  Oid relation; // hash key
-  NameData cluster_column;
-  const Cluster *cluster;
-};
-
-struct TableEntry {
-  Oid relation; // hash key
-  Table *table; // NULL: not registered
-  MemoryContext context; // of the table
-  bool stale;
-};
-
-} // namespace
-
-/// One slot of a table's direct-mapped memo from value bytes to cluster.
-struct ClusterMemo {
-  uint32 hash;
-  uint8 size; // 0: empty
-  uint8 bytes[46];
-  const Cluster *cluster;
-};
-
-namespace {
-
-constexpr int kMemoSlots = 64;
-
-/// One reading of the rules, in a memory context of its own.
-struct Rules {
-  MemoryContext context;
-  bool have_node;
-  NameData node_name;
-  pg_uuid_t node_token;
-  Cluster *clusters;
-  int cluster_count;
-  HTAB *rules;  // Rule by relation
-  HTAB *tables; // TableEntry by relation, filled when asked for
-};
-
-Rules *current = nullptr;
 List *retired = NIL; // contexts to be freed at the end of the transaction
-bool rules_stale = true;
 uint64 rules_version = 0;
 uint64 invalidations = 0; // of rule tables, to notice one that arrives while they are read
-Oid last_relation = InvalidOid;
-Table *last_table = nullptr;
 
 constexpr int kMaxOwn = 48;
 OwnRelation own[kMaxOwn];
@@ -97,13 +56,7 @@ void on_relcache_invalidation(Datum, Oid relation) noexcept {
       memset(segments, 0, sizeof segments);
       return;
     }
-  if (current != nullptr) {
-    auto *entry = static_cast<TableEntry *>(hash_search(current->tables, &relation, HASH_FIND, nullptr));
-    if (entry != nullptr)
-      entry->stale = true;
-    if (relation == last_relation)
-      last_relation = InvalidOid;
-  }
+  table_changed(relation);
 }
 
 void on_transaction_end(XactEvent event, void *) {
@@ -132,14 +85,6 @@ void register_callbacks() {
   CacheRegisterRelcacheCallback(on_relcache_invalidation, static_cast<Datum>(0));
   RegisterXactCallback(on_transaction_end, nullptr);
   registered = true;
-}
-
-/// Frees a context when the transaction ends: somebody may still hold a pointer into it.
-void retire(MemoryContext context) {
-  MemoryContextSetParent(context, TopMemoryContext);
-  const MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-  retired = lappend(retired, context);
-  MemoryContextSwitchTo(old);
 }
 
 /// Calls fn(values, nulls, memory context of the rules) for each row of one of our tables, seen with a
@@ -210,12 +155,11 @@ void load_rules() {
   const MemoryContext old = MemoryContextSwitchTo(context);
   auto *rules = static_cast<Rules *>(palloc0(sizeof(Rules)));
   rules->context = context;
+  rules->tables = make_table_cache(context);
   HASHCTL ctl{};
   ctl.keysize = sizeof(Oid);
-  ctl.entrysize = sizeof(TableEntry);
-  ctl.hcxt = context;
-  rules->tables = hash_create("seal_sync tables", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
   ctl.entrysize = sizeof(Rule);
+  ctl.hcxt = context;
   rules->rules = hash_create("seal_sync rules", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
   for_each_row("local_node", [&](Datum *values, bool *) {
@@ -259,10 +203,19 @@ void load_rules() {
     retire(current->context);
   MemoryContextSetParent(context, TopMemoryContext);
   current = rules;
-  last_relation = InvalidOid;
+  forget_last_table();
   rules_version++;
   // Without the extension nothing will tell us when it comes.
   rules_stale = invalidations != before || !have_extension;
+}
+
+} // namespace
+
+void retire(MemoryContext context) {
+  MemoryContextSetParent(context, TopMemoryContext);
+  const MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+  retired = lappend(retired, context);
+  MemoryContextSwitchTo(old);
 }
 
 void ensure_rules() {
@@ -270,149 +223,8 @@ void ensure_rules() {
     load_rules();
 }
 
-/// Fills what cluster_of() needs for the cluster column.
-void prepare_cluster_column(Table *table, Relation rel) {
-  const Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel), table->cluster_attno - 1);
-  Oid output;
-  bool is_varlena;
-  table->cluster_type = getBaseType(attr->atttypid);
-  getTypeOutputInfo(attr->atttypid, &output, &is_varlena);
-  fmgr_info_cxt(output, &table->cluster_out, CurrentMemoryContext);
-  table->cluster_blank_padded = table->cluster_type == BPCHAROID;
-  table->cluster_width = attr->attlen;
-  table->cluster_by_value = attr->attbyval;
-  table->cluster_memo = static_cast<ClusterMemo *>(palloc0(sizeof(ClusterMemo) * kMemoSlots));
-}
-
-/// VACUUM and ANALYZE invalidate a relation as DDL does; a batch must tell them apart.
-uint64 signature_of(const Table *table, TupleDesc desc) {
-  uint64 hash = hash_combine64(table->relation, table->root);
-  const auto mix = [&](uint64 value) { hash = hash_combine64(hash, value * UINT64CONST(0x9e3779b97f4a7c15)); };
-  for (int i = 0; i < desc->natts; i++) {
-    const Form_pg_attribute attr = TupleDescAttr(desc, i);
-    mix(attr->attisdropped);
-    if (attr->attisdropped)
-      continue;
-    mix(DatumGetUInt64(hash_any_extended(reinterpret_cast<const unsigned char *>(NameStr(attr->attname)),
-                                         static_cast<int>(strlen(NameStr(attr->attname))), 0)));
-    mix(attr->atttypid);
-    mix(static_cast<uint64>(attr->atttypmod));
-    mix(static_cast<uint64>(attr->attgenerated));
-  }
-  mix(table->usable);
-  mix(table->key_index);
-  for (int i = 0; i < table->key_count; i++)
-    mix(static_cast<uint64>(table->keys[i].attno));
-  mix(static_cast<uint64>(table->cluster_attno));
-  mix(table->constant_cluster == nullptr ? 0 : static_cast<uint64>(table->constant_cluster->id));
-  return hash;
-}
-
-/// Describes `relation`, a leaf of `root` or root itself, in the current memory context. The caller
-/// holds a lock on it. Column numbers differ between partitions (trap T24): mapped by name.
-Table *build_table(Oid relation, Oid root, const Rule *rule) {
-  const Relation rel = RelationIdGetRelation(relation);
-  if (!RelationIsValid(rel))
-    return nullptr;
-  const Relation root_rel = relation == root ? rel : RelationIdGetRelation(root);
-  if (!RelationIsValid(root_rel)) {
-    RelationClose(rel);
-    return nullptr;
-  }
-  auto *table = static_cast<Table *>(palloc0(sizeof(Table)));
-  table->relation = relation;
-  table->root = root;
-  table->usable = true;
-
-  list_free(RelationGetIndexList(rel));
-  table->key_index = rel->rd_pkindex;
-  list_free(RelationGetIndexList(root_rel));
-  const Oid root_key = root_rel->rd_pkindex;
-  const TupleDesc desc = RelationGetDescr(rel);
-  const TupleDesc root_desc = RelationGetDescr(root_rel);
-
-  if (relation != root) {
-    table->root_attnos = static_cast<AttrNumber *>(palloc0(sizeof(AttrNumber) * desc->natts));
-    bool identical = desc->natts == root_desc->natts;
-    for (int i = 0; i < desc->natts; i++) {
-      const Form_pg_attribute attr = TupleDescAttr(desc, i);
-      if (attr->attisdropped)
-        continue;
-      for (int j = 0; j < root_desc->natts; j++)
-        if (!TupleDescAttr(root_desc, j)->attisdropped &&
-            namestrcmp(&attr->attname, NameStr(TupleDescAttr(root_desc, j)->attname)) == 0)
-          table->root_attnos[i] = static_cast<AttrNumber>(j + 1);
-      identical = identical && table->root_attnos[i] == i + 1;
-    }
-    if (identical)
-      table->root_attnos = nullptr;
-  }
-
-  if (!OidIsValid(root_key) || !OidIsValid(table->key_index))
-    table->usable = false;
-  else {
-    const Relation index = RelationIdGetRelation(root_key);
-    table->key_count = IndexRelationGetNumberOfKeyAttributes(index);
-    for (int i = 0; i < table->key_count; i++) {
-      KeyColumn *key = &table->keys[i];
-      key->root_attno = index->rd_index->indkey.values[i];
-      key->collation = index->rd_indcollation[i];
-      key->attno = key->root_attno;
-      if (table->root_attnos != nullptr) {
-        key->attno = InvalidAttrNumber;
-        for (int a = 0; a < desc->natts; a++)
-          if (table->root_attnos[a] == key->root_attno)
-            key->attno = static_cast<AttrNumber>(a + 1);
-      }
-      if (key->attno <= 0) {
-        table->usable = false;
-        break;
-      }
-      const Form_pg_attribute attr = TupleDescAttr(desc, key->attno - 1);
-      key->type = attr->atttypid;
-      key->width = attr->attlen;
-      key->by_value = attr->attbyval;
-      key->align = attr->attalign;
-    }
-    RelationClose(index);
-  }
-
-  if (rule->cluster != nullptr)
-    table->constant_cluster = rule->cluster;
-  else {
-    table->cluster_attno = get_attnum(relation, NameStr(rule->cluster_column));
-    if (table->cluster_attno <= 0)
-      table->usable = false;
-    else
-      prepare_cluster_column(table, rel);
-  }
-  table->signature = signature_of(table, desc);
-  if (root_rel != rel)
-    RelationClose(root_rel);
-  RelationClose(rel);
-  return table;
-}
-
 const Rule *find_rule(Oid relation) {
   return static_cast<const Rule *>(hash_search(current->rules, &relation, HASH_FIND, nullptr));
-}
-
-/// The registered relation that `relation` belongs to: itself or the nearest partition ancestor.
-Oid registered_root(Oid relation) {
-  if (find_rule(relation) != nullptr)
-    return relation;
-  if (!get_rel_relispartition(relation))
-    return InvalidOid;
-  Oid root = InvalidOid;
-  List *ancestors = get_partition_ancestors(relation);
-  ListCell *cell;
-  foreach (cell, ancestors)
-    if (find_rule(lfirst_oid(cell)) != nullptr) {
-      root = lfirst_oid(cell);
-      break;
-    }
-  list_free(ancestors);
-  return root;
 }
 
 const Cluster *cluster_by_text(const char *text, size_t size) {
@@ -424,8 +236,6 @@ const Cluster *cluster_by_text(const char *text, size_t size) {
   }
   return nullptr;
 }
-
-} // namespace
 
 void refresh() {
   register_callbacks();
@@ -443,60 +253,6 @@ bool local_token(pg_uuid_t *token) {
   if (current->have_node)
     memcpy(token, &current->node_token, sizeof current->node_token);
   return current->have_node;
-}
-
-/// Describes a table anew. An invalidation by ANALYZE and the like keeps the old description.
-Table *renew(TableEntry *entry, Oid relation) {
-  const MemoryContext context =
-      AllocSetContextCreate(CurrentMemoryContext, "seal_sync table", ALLOCSET_SMALL_SIZES);
-  const MemoryContext old = MemoryContextSwitchTo(context);
-  const Oid root = registered_root(relation);
-  Table *table = OidIsValid(root) ? build_table(relation, root, find_rule(root)) : nullptr;
-  MemoryContextSwitchTo(old);
-  if (entry->table != nullptr && table != nullptr && entry->table->signature == table->signature) {
-    MemoryContextDelete(context);
-    return entry->table;
-  }
-  if (entry->context != nullptr)
-    retire(entry->context);
-  entry->context = nullptr;
-  if (table == nullptr) {
-    MemoryContextDelete(context);
-    return nullptr;
-  }
-  MemoryContextSetParent(context, current->context);
-  entry->context = context;
-  return table;
-}
-
-Table *find_table(Oid relation) {
-  if (relation == last_relation && !rules_stale)
-    return last_table;
-  ensure_rules();
-  if (!current->have_node)
-    return nullptr;
-  bool found;
-  auto *entry = static_cast<TableEntry *>(hash_search(current->tables, &relation, HASH_ENTER, &found));
-  if (!found) {
-    entry->table = nullptr;
-    entry->context = nullptr;
-    entry->stale = true;
-  }
-  if (entry->stale) {
-    const Rules *const rules = current;
-    Table *table = renew(entry, relation);
-    if (rules_stale || current != rules) { // reading catalogs, an invalidation of the rules came in
-      if (current == rules)
-        entry->table = table;
-      CHECK_FOR_INTERRUPTS();
-      return find_table(relation);
-    }
-    entry->table = table;
-    entry->stale = false;
-  }
-  last_relation = relation;
-  last_table = entry->table;
-  return entry->table;
 }
 
 const Cluster *find_cluster(int32 id) {
@@ -536,62 +292,6 @@ bool routed_to(const Cluster *cluster, const char *peer) {
     if (strcmp(NameStr(cluster->standby_nodes[i]), peer) == 0)
       return true;
   return false;
-}
-
-const Cluster *cluster_of(Table *table, Datum value, bool is_null) {
-  if (table->constant_cluster != nullptr)
-    return table->constant_cluster;
-  if (is_null)
-    return nullptr;
-
-  // Direct-mapped memo on the value's bytes: the output function is for first meetings only.
-  uint8 small[sizeof(Datum)];
-  const uint8 *bytes = nullptr;
-  size_t size = 0;
-  const int16 width = table->cluster_width;
-  if (width == -1) {
-    struct varlena *datum = pg_detoast_datum_packed(reinterpret_cast<struct varlena *>(DatumGetPointer(value)));
-    value = PointerGetDatum(datum);
-    bytes = reinterpret_cast<const uint8 *>(VARDATA_ANY(datum));
-    size = VARSIZE_ANY_EXHDR(datum);
-  } else if (table->cluster_by_value) {
-    memcpy(small, &value, sizeof small);
-    bytes = small;
-    size = sizeof small;
-  } else if (width > 0) {
-    bytes = reinterpret_cast<const uint8 *>(DatumGetPointer(value));
-    size = static_cast<size_t>(width);
-  }
-  ClusterMemo *slot = nullptr;
-  uint32 hash = 0;
-  if (bytes != nullptr && size > 0 && size <= sizeof slot->bytes) {
-    hash = DatumGetUInt32(hash_any(bytes, static_cast<int>(size)));
-    slot = &table->cluster_memo[hash % kMemoSlots];
-    if (slot->size == size && slot->hash == hash && memcmp(slot->bytes, bytes, size) == 0)
-      return slot->cluster;
-  }
-  char *text = OutputFunctionCall(&table->cluster_out, value);
-  size_t length = strlen(text);
-  if (table->cluster_blank_padded)
-    while (length > 0 && text[length - 1] == ' ')
-      length--;
-  const Cluster *cluster = cluster_by_text(text, length);
-  if (slot != nullptr) {
-    slot->hash = hash;
-    slot->size = static_cast<uint8>(size);
-    memcpy(slot->bytes, bytes, size);
-    slot->cluster = cluster;
-  }
-  pfree(text);
-  return cluster;
-}
-
-const Cluster *cluster_of(Table *table, TupleTableSlot *slot) {
-  if (table->constant_cluster != nullptr)
-    return table->constant_cluster;
-  bool is_null;
-  const Datum value = slot_getattr(slot, table->cluster_attno, &is_null);
-  return cluster_of(table, value, is_null);
 }
 
 void changed() {

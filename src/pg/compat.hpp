@@ -34,6 +34,16 @@ inline List *exec_insert_index_tuples(ResultRelInfo *result_rel, TupleTableSlot 
 #endif
 }
 
+/// PostgreSQL 16 knows indexes whose entries stand for blocks (commit 19d8e2308bc); before, none is left out.
+inline bool is_summarizing(const IndexInfo *info) {
+#if PG_VERSION_NUM >= 160000
+  return info->ii_Summarizing;
+#else
+  (void)info;
+  return true;
+#endif
+}
+
 /// object_ownercheck: PostgreSQL 16 made one of many (commit afbfc02983f). For the two classes we need.
 inline bool object_ownercheck(Oid class_id, Oid object_id, Oid role_id) {
 #if PG_VERSION_NUM >= 160000

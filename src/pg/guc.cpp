@@ -79,7 +79,7 @@ void init() {
                            nullptr, nullptr);
   DefineCustomEnumVariable("seal_sync.log_full_action",
                            "What happens when the change log has reached seal_sync.max_log_size.",
-                           "mark_dirty: tables are marked for reconciliation and no longer logged.",
+                           "mark_dirty: changes are not logged, tables are marked, and their rows shipped again later.",
                            &log_full_action, kMarkDirty, kLogFullOptions, PGC_SIGHUP, 0, nullptr,
                            nullptr, nullptr);
   DefineCustomIntVariable("seal_sync.max_log_size", "Largest size of the change log.",

@@ -169,6 +169,13 @@ DatabaseSlot *database_slot(Oid database, bool create) {
   return free_slot;
 }
 
+bool no_room_for_database(Oid database) {
+  for (const DatabaseSlot &slot : shared->databases)
+    if (!slot.used || slot.database == database)
+      return false;
+  return true;
+}
+
 DatabaseSlot *my_database_slot() {
   if (shared == nullptr || !OidIsValid(MyDatabaseId))
     return nullptr;

@@ -40,6 +40,7 @@ struct RouteSlot {
   TimestampTz oldest_pending_at; // first scan that saw the oldest unacknowledged change, 0: none
   int64 last_batch;
   int64 last_batch_keys;
+  double keys_per_second; // pending keys worked off while busy, see core/rate.hpp; 0: unknown
   TimestampTz last_batch_at;
   TimestampTz complete_until; // everything committed here before is on the peer
   int32 retries;
@@ -129,6 +130,8 @@ DatabaseSlot *database_slots();
 
 /// A database's slot; the caller holds shared_lock(), exclusively when `create`.
 DatabaseSlot *database_slot(Oid database, bool create);
+/// Whether that database has no slot and can get none. Lock held.
+bool no_room_for_database(Oid database);
 /// Gives up everything kept for a database that is gone, counters included. Lock held exclusively.
 void forget_database(Oid database);
 /// Gives up a route's slot, with its counters. Lock held exclusively.

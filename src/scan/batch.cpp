@@ -6,6 +6,7 @@
 namespace seal_sync::scan {
 
 void close(Batch *batch) {
+  tell_held(batch->session);
   for (int i = 0; i < batch->table_count; i++) {
     TableWork *work = batch->order[i];
     if (work->source != nullptr)
@@ -142,7 +143,7 @@ void encode_group(Batch *batch, TableWork *work, const KeyGroup *group) {
       // It has moved to a cluster that the peer does not accept yet: over there it is gone until then.
       if (work->waiting == nullptr)
         work->waiting = begin_keys(work->table, kLittleMemoryKb);
-      add_key(work->waiting, group->values, leaf->relation, {}, true, cluster->id);
+      add_key(work->waiting, group->values, leaf->relation, cluster->id, {}, true, 0);
       encode_delete(work->encoder, group->values);
       return;
     }

@@ -74,6 +74,10 @@ template <typename T> void remember_once(T **list, int *count, T value) {
   (*list)[(*count)++] = value;
 }
 
+/// Gives held keys the reason that the peer has named last, for each table that it does not take. To be
+/// called where the transaction is about to commit.
+void tell_held(Session *session);
+
 inline bool fits(const TableWork *work) { return work->sent->fit == TableFit::kFits; }
 
 } // namespace seal_sync::scan

@@ -19,7 +19,7 @@ constexpr int kFirstSorters = 4; // these many tables get much memory to sort, t
 constexpr int kMuchMemoryKb = 16 * 1024;
 
 struct HeldIndexEntry {
-  uint64 hash[2]; // key: relation and hash of the bytes
+  KeyHash hash; // key
   HeldKey *held;
 };
 
@@ -65,18 +65,12 @@ TableWork *work_for(Batch *batch, Oid root) {
   return work;
 }
 
-void held_hash(Oid relation, core::ByteSpan key, uint64 *hash) {
-  hash[0] = relation;
-  hash[1] = DatumGetUInt64(hash_any_extended(key.data(), static_cast<int>(key.size()), 0));
-}
-
 /// The held row that stands for this key, if any: then the peer's row is not what we last sent.
 int64 held_id(const Batch *batch, Oid relation, core::ByteSpan key) {
   if (batch->held_index == nullptr)
     return 0;
-  uint64 hash[2];
-  held_hash(relation, key, hash);
-  const auto *entry = static_cast<HeldIndexEntry *>(hash_search(batch->held_index, hash, HASH_FIND, nullptr));
+  const KeyHash hash = hash_of(relation, key);
+  const auto *entry = static_cast<HeldIndexEntry *>(hash_search(batch->held_index, &hash, HASH_FIND, nullptr));
   if (entry == nullptr || entry->held->key.size() != key.size() ||
       memcmp(entry->held->key.data(), key.data(), key.size()) != 0)
     return 0;
@@ -106,16 +100,15 @@ void collect_held(Batch *batch) {
   if (count == 0)
     return;
   HASHCTL ctl{};
-  ctl.keysize = sizeof(uint64[2]);
+  ctl.keysize = sizeof(KeyHash);
   ctl.entrysize = sizeof(HeldIndexEntry);
   ctl.hcxt = batch->context;
   batch->held_index = hash_create("seal_sync held keys", count, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
   const MemoryContext scratch =
       AllocSetContextCreate(batch->context, "seal_sync held key", ALLOCSET_DEFAULT_SIZES);
   for (int i = 0; i < count && !batch->stale; i++) {
-    uint64 hash[2];
-    held_hash(held[i].relation, held[i].key, hash);
-    auto *entry = static_cast<HeldIndexEntry *>(hash_search(batch->held_index, hash, HASH_ENTER, nullptr));
+    const KeyHash hash = hash_of(held[i].relation, held[i].key);
+    auto *entry = static_cast<HeldIndexEntry *>(hash_search(batch->held_index, &hash, HASH_ENTER, nullptr));
     entry->held = &held[i];
     if (!held[i].due)
       continue;
@@ -129,7 +122,7 @@ void collect_held(Batch *batch) {
     core::Reader reader(held[i].key);
     read_key(&reader, work->table, values);
     MemoryContextSwitchTo(old);
-    add_key(work->keys, values, InvalidOid, {}, true, held[i].id);
+    add_key(work->keys, values, InvalidOid, 0, {}, true, held[i].id);
     batch->held_keys++;
   }
   MemoryContextDelete(scratch);
@@ -176,9 +169,8 @@ void collect_run(Batch *batch, const core::ChangeRun &run, MemoryContext scratch
     read_key(&reader, work->table, values);
     MemoryContextSwitchTo(old);
     const core::ByteSpan key(start, static_cast<size_t>(reader.position() - start));
-    // A key that only waits for its cluster carries the cluster in place of a held row's number.
-    const int64 held = into == work->waiting ? cluster->id : held_id(batch, run.root, key);
-    add_key(into, values, run.leaf, run.mask, whole, held);
+    const int64 held = into == work->waiting ? 0 : held_id(batch, run.root, key);
+    add_key(into, values, run.leaf, cluster->id, run.mask, whole, held);
     batch->log_keys++;
   }
 }

@@ -249,6 +249,7 @@ TableFit read_description_reply(SentTable *sent, core::Reader *reply) {
     sent->detail = keep(context, problem.detail);
     sent->hint = keep(context, problem.hint);
     sent->decided_at = GetCurrentTimestamp();
+    sent->told_held = false;
     sent->fit = problem.sqlstate == "42P01" ? TableFit::kWaitingPeer : TableFit::kParked;
     return sent->fit;
   }

@@ -31,6 +31,7 @@ struct SentTable {
   char *schema; // as the peer was told
   char *name;
   TableFit fit;
+  bool told_held;         // does not fit, and the keys in seal_sync.held say why
   TimestampTz decided_at; // a table that does not fit is asked for again after a while
   int column_count;
   SentColumn *columns;

@@ -32,6 +32,10 @@ bool nothing_held() {
 
 } // namespace
 
+KeyHash hash_of(Oid relation, core::ByteSpan key) {
+  return {relation, DatumGetUInt64(hash_any_extended(key.data(), static_cast<int>(key.size()), 0))};
+}
+
 int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, const int32 *accepted,
               int accepted_count, HeldKey **keys) {
   *keys = nullptr;
@@ -40,18 +44,17 @@ int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, 
   const MemoryContext caller = CurrentMemoryContext;
   SPI_connect();
   auto *clusters = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(accepted_count + 1)));
-  clusters[0] = Int32GetDatum(0);
   for (int i = 0; i < accepted_count; i++)
-    clusters[i + 1] = Int32GetDatum(accepted[i]);
+    clusters[i] = Int32GetDatum(accepted[i]);
   Oid types[3] = {NAMEOID, OIDARRAYOID, INT4ARRAYOID};
   Datum values[3] = {
       name_datum(peer),
       PointerGetDatum(construct_array(const_cast<Datum *>(unfit), unfit_count, OIDOID, sizeof(Oid), true, TYPALIGN_INT)),
-      PointerGetDatum(construct_array(clusters, accepted_count + 1, INT4OID, sizeof(int32), true, TYPALIGN_INT))};
-  execute("SELECT id, relation, key, next_retry_at <= pg_catalog.clock_timestamp(), cluster_id "
+      PointerGetDatum(construct_array(clusters, accepted_count, INT4OID, sizeof(int32), true, TYPALIGN_INT))};
+  execute("SELECT id, relation, key, next_retry_at <= pg_catalog.clock_timestamp() "
           "FROM seal_sync.held WHERE peer OPERATOR(pg_catalog.=) $1 "
           "AND (state OPERATOR(pg_catalog.=) 'quarantined' OR next_retry_at <= pg_catalog.clock_timestamp()) "
-          "AND relation OPERATOR(pg_catalog.<>) ALL ($2) AND cluster_id OPERATOR(pg_catalog.=) ANY ($3) "
+          "AND relation OPERATOR(pg_catalog.<>) ALL ($2) AND (NOT awaits_cluster OR cluster_id OPERATOR(pg_catalog.=) ANY ($3)) "
           "ORDER BY next_retry_at",
           3, types, values, nullptr, SPI_OK_SELECT, limit);
   const int count = static_cast<int>(SPI_processed);
@@ -67,7 +70,6 @@ int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, 
     const bytea *bytes = DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 3, &is_null));
     key->key = {reinterpret_cast<const uint8_t *>(VARDATA_ANY(bytes)), VARSIZE_ANY_EXHDR(bytes)};
     key->due = DatumGetBool(SPI_getbinval(tuple, desc, 4, &is_null));
-    key->cluster = DatumGetInt32(SPI_getbinval(tuple, desc, 5, &is_null));
   }
   MemoryContextSwitchTo(spi);
   SPI_finish();
@@ -77,10 +79,10 @@ int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, 
 int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::ByteSpan key,
                const HeldReason &reason) {
   SPI_connect();
-  Oid types[12] = {NAMEOID, OIDOID, OIDOID, INT4OID, BYTEAOID, TEXTOID,
-                   CHAROID, TEXTOID, TEXTOID, TEXTOID, NAMEOID, INT8OID};
-  Datum values[12] = {};
-  char nulls[13] = "            ";
+  Oid types[13] = {NAMEOID, OIDOID, OIDOID, INT4OID, BYTEAOID, TEXTOID, CHAROID,
+                   TEXTOID, TEXTOID, TEXTOID, NAMEOID, INT8OID, BOOLOID};
+  Datum values[13] = {};
+  char nulls[14] = "             ";
   values[0] = name_datum(peer);
   values[1] = ObjectIdGetDatum(relation);
   values[2] = ObjectIdGetDatum(leaf);
@@ -100,14 +102,16 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
   else
     values[10] = name_datum(reason.constraint);
   values[11] = Int64GetDatum(reason.batch);
+  values[12] = BoolGetDatum(reason.awaits_cluster);
   // The delay doubles from 1 s to 10 min; parked tables are looked at again as soon as they fit.
   execute("INSERT INTO seal_sync.held AS h (peer, relation, leaf, cluster_id, key, state, kind, sqlstate, "
-          "message, detail, constraint_name, batch, next_retry_at) "
-          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, pg_catalog.clock_timestamp() "
+          "message, detail, constraint_name, batch, awaits_cluster, next_retry_at) "
+          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, pg_catalog.clock_timestamp() "
           "OPERATOR(pg_catalog.+) CASE WHEN $6 OPERATOR(pg_catalog.=) 'quarantined' "
           "THEN interval '1 s' ELSE interval '0' END) "
           "ON CONFLICT (peer, relation, pg_catalog.sha256(key)) DO UPDATE SET state = excluded.state, "
-          "leaf = excluded.leaf, cluster_id = excluded.cluster_id, kind = excluded.kind, sqlstate = excluded.sqlstate, message = excluded.message, "
+          "leaf = excluded.leaf, cluster_id = COALESCE(NULLIF(excluded.cluster_id, 0), h.cluster_id), "
+          "awaits_cluster = excluded.awaits_cluster, kind = excluded.kind, sqlstate = excluded.sqlstate, message = excluded.message, "
           "detail = excluded.detail, constraint_name = excluded.constraint_name, batch = excluded.batch, "
           "last_failed_at = pg_catalog.clock_timestamp(), attempts = h.attempts OPERATOR(pg_catalog.+) 1, "
           "next_retry_at = CASE WHEN excluded.state OPERATOR(pg_catalog.=) 'quarantined' "
@@ -115,7 +119,7 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
           "LEAST(600::float8, pg_catalog.power(2::float8, LEAST(h.attempts, 10)::float8))) "
           "ELSE excluded.next_retry_at END "
           "RETURNING id",
-          12, types, values, nulls, SPI_OK_INSERT_RETURNING);
+          13, types, values, nulls, SPI_OK_INSERT_RETURNING);
   bool is_null;
   const int64 id =
       SPI_processed == 1
@@ -123,6 +127,28 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
           : 0;
   SPI_finish();
   return id;
+}
+
+void restate_held(const char *peer, Oid relation, const HeldReason &reason) {
+  if (nothing_held())
+    return;
+  Oid types[6] = {NAMEOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+  Datum values[6] = {name_datum(peer), ObjectIdGetDatum(relation), CStringGetTextDatum(reason.state)};
+  char nulls[7] = "      ";
+  const char *texts[3] = {reason.sqlstate, reason.message, reason.detail};
+  for (int i = 0; i < 3; i++) {
+    if (texts[i] == nullptr || texts[i][0] == '\0')
+      nulls[3 + i] = 'n';
+    else
+      values[3 + i] = CStringGetTextDatum(texts[i]);
+  }
+  SPI_connect();
+  execute("UPDATE seal_sync.held SET state = $3, sqlstate = $4, message = $5, detail = $6 "
+          "WHERE peer OPERATOR(pg_catalog.=) $1 AND relation OPERATOR(pg_catalog.=) $2 "
+          "AND state OPERATOR(pg_catalog.<>) 'quarantined' AND NOT awaits_cluster "
+          "AND (state OPERATOR(pg_catalog.<>) $3 OR message IS DISTINCT FROM $5)",
+          6, types, values, nulls, SPI_OK_UPDATE);
+  SPI_finish();
 }
 
 void release_held(const int64 *ids, int count) {

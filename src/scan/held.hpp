@@ -12,10 +12,16 @@ namespace seal_sync::scan {
 struct HeldKey {
   int64 id;
   Oid relation;
-  int32 cluster; // of a key that waits for its cluster, else 0
   core::ByteSpan key;
   bool due;
 };
+
+/// To find keys in a hash table: relation and hash of the bytes, which are to be compared as well.
+struct KeyHash {
+  uint64 relation;
+  uint64 bytes;
+};
+KeyHash hash_of(Oid relation, core::ByteSpan key);
 
 /// Why a key is held.
 struct HeldReason {
@@ -26,6 +32,7 @@ struct HeldReason {
   const char *constraint = nullptr;
   char kind = 'W';
   int64 batch = 0;
+  bool awaits_cluster = false; // the peer does not accept the key's cluster, whatever it says of the table
 };
 
 /// Quarantined keys of a peer, and due keys of parked or waiting tables, the longest due first, at most
@@ -33,9 +40,11 @@ struct HeldReason {
 /// Array and bytes are palloc'd in the current context.
 int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, const int32 *accepted,
               int accepted_count, HeldKey **keys);
-/// Holds a key, or notes one more failed attempt. Returns the row's id.
+/// Holds a key, or notes one more failed attempt. cluster 0: not known, a known one stays. Returns the row's id.
 int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::ByteSpan key,
                const HeldReason &reason);
+/// The peer says something new of a table that it does not take: so do the keys that wait for the table.
+void restate_held(const char *peer, Oid relation, const HeldReason &reason);
 void release_held(const int64 *ids, int count);
 /// A table some of whose inserts and updates were not recorded: it is to be shipped again.
 void mark_dirty(Oid relation, const char *reason);

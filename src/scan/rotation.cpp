@@ -21,6 +21,11 @@ namespace {
 constexpr BlockNumber kHistoryWorthRotating = 64;
 constexpr BlockNumber kFullSegmentBlocks = 64 * 1024 * 1024 / BLCKSZ;
 
+/// What the last copy of a dirty table has put into the log, as long as that may still be there. Writers
+/// are not held to a limit that such a copy has used up: what they change would be left out, the table be
+/// marked anew and copied again, for ever.
+int64 copied_bytes = 0;
+
 int64 limit_bytes() { return static_cast<int64>(guc::max_log_size) * 1024 * 1024; }
 
 struct Needs {
@@ -188,7 +193,9 @@ int64 rotate_log(TimestampTz keep_since) {
       moved_at = now;
     }
   }
-  pg_atomic_write_u32(&slot->log_full, guc::max_log_size > 0 && total >= limit_bytes() ? 1 : 0);
+  if (total <= limit_bytes() / 2)
+    copied_bytes = 0;
+  pg_atomic_write_u32(&slot->log_full, guc::max_log_size > 0 && total - copied_bytes >= limit_bytes() ? 1 : 0);
   return total;
 }
 
@@ -212,9 +219,12 @@ bool heal_dirty_table() {
                           1, types, values, nullptr, false, 0);
   }
   SPI_finish();
-  if (OidIsValid(relation))
-    capture::recapture(relation);
-  return OidIsValid(relation);
+  if (!OidIsValid(relation))
+    return false;
+  const int64 before = log_bytes();
+  capture::recapture(relation);
+  copied_bytes = log_bytes() - before;
+  return true;
 }
 
 int64 log_bytes() {

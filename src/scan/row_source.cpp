@@ -2,6 +2,7 @@
 #include "scan/row_source.hpp"
 
 #include "pg/boundary.hpp"
+#include "pg/key_cursor.hpp"
 
 namespace seal_sync::scan {
 
@@ -14,8 +15,7 @@ struct Leaf {
   config::Table *table;
   Relation rel; // open while the source is open
   Relation index;
-  IndexScanDesc scan;
-  ScanKeyData keys[INDEX_MAX_KEYS];
+  pg::KeyCursor *cursor;
   TupleTableSlot *slot;
 };
 
@@ -117,28 +117,20 @@ static bool open_leaf(RowSource *source, Leaf *leaf) {
   }
   leaf->rel = table_open(leaf->relation, NoLock);
   leaf->index = index_open(leaf->table->key_index, AccessShareLock);
-  for (int i = 0; i < leaf->table->key_count; i++) {
-    const Oid type = leaf->index->rd_opcintype[i];
-    const Oid equal =
-        get_opfamily_member(leaf->index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
-    ScanKeyInit(&leaf->keys[i], static_cast<AttrNumber>(i + 1), BTEqualStrategyNumber,
-                get_opcode(equal), static_cast<Datum>(0));
-    leaf->keys[i].sk_collation = leaf->index->rd_indcollation[i];
-  }
   leaf->slot = table_slot_create(leaf->rel, nullptr);
-  leaf->scan = pg::index_beginscan(leaf->rel, leaf->index, source->snapshot, leaf->table->key_count);
+  leaf->cursor = pg::open_key_cursor(leaf->rel, leaf->index, source->snapshot, true);
   return true;
 }
 
 static void close_leaf(Leaf *leaf) {
   if (leaf->rel == nullptr)
     return;
-  index_endscan(leaf->scan);
+  pg::close_key_cursor(leaf->cursor);
   ExecDropSingleTupleTableSlot(leaf->slot);
   index_close(leaf->index, AccessShareLock);
   table_close(leaf->rel, AccessShareLock);
   leaf->rel = nullptr;
-  leaf->scan = nullptr;
+  leaf->cursor = nullptr;
 }
 
 void close_source(RowSource *source) {
@@ -161,7 +153,8 @@ static Leaf *leaf_of(RowSource *source, Oid relation) {
   return leaf;
 }
 
-static TupleTableSlot *probe(RowSource *source, Leaf *leaf, const Datum *values, bool *stale) {
+/// `ordered`: the keys asked for in this leaf ascend, as a batch's sorted keys do.
+static TupleTableSlot *probe(RowSource *source, Leaf *leaf, const Datum *values, bool ordered, bool *stale) {
   if (leaf->gone)
     return nullptr;
   if (leaf->rel == nullptr) {
@@ -175,13 +168,8 @@ static TupleTableSlot *probe(RowSource *source, Leaf *leaf, const Datum *values,
     if (leaf->gone)
       return nullptr;
   }
-  for (int i = 0; i < leaf->table->key_count; i++)
-    leaf->keys[i].sk_argument = values[i];
-  // A btree scan allocates lazily, in whatever context is current: it must be one that outlives it.
-  const MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(source));
-  index_rescan(leaf->scan, leaf->keys, leaf->table->key_count, nullptr, 0);
-  const bool found = index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->slot);
-  MemoryContextSwitchTo(old);
+  const bool found = ordered ? pg::find_key(leaf->cursor, values, leaf->slot)
+                             : pg::look_up_key(leaf->cursor, values, leaf->slot);
   return found ? leaf->slot : nullptr;
 }
 
@@ -203,7 +191,7 @@ TupleTableSlot *find_row(RowSource *source, const KeyGroup *group, config::Table
   if (group->any_leaf) {
     know_all_leaves(source);
     for (Leaf *leaf = source->leaves; leaf != nullptr && !*stale; leaf = leaf->next) {
-      TupleTableSlot *slot = probe(source, leaf, group->values, stale);
+      TupleTableSlot *slot = probe(source, leaf, group->values, false, stale);
       if (slot != nullptr) {
         *table = leaf->table;
         return slot;
@@ -215,7 +203,7 @@ TupleTableSlot *find_row(RowSource *source, const KeyGroup *group, config::Table
   *gone = true;
   for (int i = 0; i < group->leaf_count && !*stale; i++) {
     Leaf *leaf = leaf_of(source, group->leaves[i]);
-    TupleTableSlot *slot = probe(source, leaf, group->values, stale);
+    TupleTableSlot *slot = probe(source, leaf, group->values, true, stale);
     *gone = *gone && leaf->gone;
     if (slot != nullptr) {
       *table = leaf->table;

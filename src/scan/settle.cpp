@@ -33,8 +33,7 @@ void hold_all(Batch *batch, const TableWork *work, SortedKeys *keys, const HeldR
     init_buffer(&key, scratch);
     write_key(&key, work->table, group.values);
     const Oid leaf = group.leaf_count == 1 && !group.any_leaf ? group.leaves[0] : InvalidOid;
-    const auto cluster = static_cast<int32>(keys == work->waiting ? group.held[0] : 0);
-    keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, leaf, cluster, key.span(), reason));
+    keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, leaf, group.cluster, key.span(), reason));
     MemoryContextSwitchTo(old);
   }
   MemoryContextDelete(scratch);
@@ -59,9 +58,26 @@ HeldReason reason_of(const core::wire::Refusal &refusal, uint64 batch) {
   return reason;
 }
 
-void quarantine(Batch *batch, const core::wire::Refusal &refusal) {
+core::wire::Refusal next_refusal(core::Reader *in) {
+  core::wire::Refusal refusal;
+  core::wire::read(*in, refusal);
+  if (!in->ok())
+    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+            errmsg("the peer's list of refused keys cannot be read"));
+  return refusal;
+}
+
+/// A refused key of this batch.
+struct Refused {
+  const TableWork *work;
+  core::ByteSpan key; // as in the change log
+  int32 cluster;      // 0: not known yet
+  HeldReason reason;
+};
+
+Refused refused_key(const Batch *batch, const core::wire::Refusal &refusal) {
   // By the name the peer was told: the table may have been renamed since.
-  TableWork *work = nullptr;
+  const TableWork *work = nullptr;
   for (int t = 0; t < batch->table_count; t++) {
     const SentTable *sent = batch->order[t]->sent;
     if (sent->name != nullptr && refusal.table == sent->name && refusal.schema == sent->schema)
@@ -76,8 +92,74 @@ void quarantine(Batch *batch, const core::wire::Refusal &refusal) {
   core::Buffer key;
   init_buffer(&key, batch->context);
   write_key(&key, work->table, values);
-  keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, InvalidOid, 0, key.span(),
-                            reason_of(refusal, batch->number)));
+  const config::Cluster *constant = work->table->constant_cluster;
+  return {work, key.span(), constant != nullptr ? constant->id : 0, reason_of(refusal, batch->number)};
+}
+
+struct RefusedEntry {
+  KeyHash hash; // key
+  Refused *refused;
+};
+
+/// The rows are not at hand any more, and of a deleted one there is none: the log tells under which
+/// cluster a key was entered. What it does not tell was held before, with its cluster.
+void find_clusters(const Batch *batch, Refused *refused, uint64 count) {
+  HASHCTL ctl{};
+  ctl.keysize = sizeof(KeyHash);
+  ctl.entrysize = sizeof(RefusedEntry);
+  ctl.hcxt = batch->context;
+  HTAB *wanted = hash_create("seal_sync refused keys", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+  for (uint64 i = 0; i < count; i++)
+    if (refused[i].cluster == 0) {
+      const KeyHash hash = hash_of(refused[i].work->root, refused[i].key);
+      static_cast<RefusedEntry *>(hash_search(wanted, &hash, HASH_ENTER, nullptr))->refused = &refused[i];
+    }
+  if (hash_get_num_entries(wanted) == 0)
+    return;
+  const MemoryContext scratch =
+      AllocSetContextCreate(batch->context, "seal_sync refused key", ALLOCSET_DEFAULT_SIZES);
+  LogReader *log = open_log(last_acknowledged(NameStr(batch->session->peer)).position, batch->snapshot);
+  core::ChangeRun run;
+  while (next_run(log, &run, nullptr)) {
+    const config::Cluster *cluster = config::find_cluster(static_cast<int32>(run.cluster));
+    const config::Table *table = config::find_table(run.root);
+    if (run.kind == core::ChangeKind::kMark || table == nullptr || cluster == nullptr ||
+        !config::routed_to(cluster, NameStr(batch->session->peer)))
+      continue;
+    core::Reader keys(run.key_bytes);
+    for (int i = 0; i < run.keys; i++) {
+      const uint8_t *start = keys.position();
+      MemoryContextReset(scratch);
+      const MemoryContext old = MemoryContextSwitchTo(scratch);
+      Datum values[INDEX_MAX_KEYS];
+      read_key(&keys, table, values);
+      MemoryContextSwitchTo(old);
+      const core::ByteSpan key(start, static_cast<size_t>(keys.position() - start));
+      const KeyHash hash = hash_of(table->root, key);
+      const auto *entry = static_cast<RefusedEntry *>(hash_search(wanted, &hash, HASH_FIND, nullptr));
+      // Where a row moved between clusters the insert tells, as in a sorted group.
+      if (entry != nullptr && entry->refused->key.size() == key.size() &&
+          memcmp(entry->refused->key.data(), key.data(), key.size()) == 0 &&
+          (entry->refused->cluster == 0 || run.kind != core::ChangeKind::kDelete))
+        entry->refused->cluster = cluster->id;
+    }
+  }
+  close_log(log);
+}
+
+void quarantine(Batch *batch, core::Reader *refusals, uint64 count) {
+  if (count == 0)
+    return;
+  if (count > refusals->remaining())
+    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
+            errmsg("the peer's list of refused keys cannot be read"));
+  auto *refused = static_cast<Refused *>(palloc_extended(sizeof(Refused) * count, MCXT_ALLOC_HUGE));
+  for (uint64 i = 0; i < count; i++)
+    refused[i] = refused_key(batch, next_refusal(refusals));
+  find_clusters(batch, refused, count);
+  for (uint64 i = 0; i < count; i++)
+    keep_held(batch, hold_key(NameStr(batch->session->peer), refused[i].work->root, InvalidOid, refused[i].cluster,
+                              refused[i].key, refused[i].reason));
 }
 
 void count_tables(const Batch *batch) {
@@ -95,6 +177,18 @@ void count_tables(const Batch *batch) {
 
 } // namespace
 
+void tell_held(Session *session) {
+  if (session->tables == nullptr)
+    return;
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, session->tables);
+  while (auto *sent = static_cast<SentTable *>(hash_seq_search(&status)))
+    if (!fits_or_unknown(sent) && !sent->told_held) {
+      restate_held(NameStr(session->peer), sent->root, reason_of(sent));
+      sent->told_held = true;
+    }
+}
+
 void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals, uint64 refusal_count) {
   const MemoryContext old = MemoryContextSwitchTo(batch->context);
   for (int i = 0; i < batch->table_count; i++) {
@@ -106,17 +200,11 @@ void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals,
     if (work->waiting != nullptr) {
       HeldReason reason{"waiting_peer"};
       reason.message = "the peer does not accept this cluster from this node yet";
+      reason.awaits_cluster = true;
       hold_all(batch, work, work->waiting, reason);
     }
   }
-  for (uint64 i = 0; i < refusal_count; i++) {
-    core::wire::Refusal refusal;
-    core::wire::read(*refusals, refusal);
-    if (!refusals->ok())
-      ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
-              errmsg("the peer's list of refused keys cannot be read"));
-    quarantine(batch, refusal);
-  }
+  quarantine(batch, refusals, refusal_count);
   release_held(batch->released, batch->released_count);
   insert_history(NameStr(batch->session->peer), 'a', batch->number, id, batch->position, LeftOut{},
                  collected(batch), false);
@@ -130,18 +218,17 @@ void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals
   const HistoryEntry before = last_acknowledged(peer);
 
   // The rows are not read again and tables may have other names by now, so with any refusal each key of
-  // the window is tried once more.
-  HeldReason reason{"quarantined"};
-  reason.message = "refused in a batch whose answer was lost";
-  reason.batch = static_cast<int64>(entry.number);
-  const bool whole_window = refusal_count > 0;
-  for (uint64 i = 0; i < refusal_count; i++) {
-    core::wire::Refusal refusal;
-    core::wire::read(*refusals, refusal);
-    if (!refusals->ok())
-      ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
-              errmsg("the peer's list of refused keys cannot be read"));
-  }
+  // the window is tried once more. What was left out says so; why a table does not fit is told anew when
+  // it is described.
+  HeldReason refused{"quarantined"};
+  HeldReason of_table{"parked"};
+  HeldReason of_cluster{"waiting_peer"};
+  refused.message = "may have been refused in a batch whose answer was lost";
+  of_table.message = of_cluster.message = "left out of a batch whose answer was lost";
+  of_cluster.awaits_cluster = true;
+  refused.batch = of_table.batch = of_cluster.batch = static_cast<int64>(entry.number);
+  for (uint64 i = 0; i < refusal_count; i++)
+    (void)next_refusal(refusals);
   if (before.found) {
     const Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
     LogReader *log = open_log(before.position, snapshot);
@@ -157,12 +244,14 @@ void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals
       const config::Cluster *cluster = config::find_cluster(static_cast<int32>(run.cluster));
       if (cluster == nullptr || !config::routed_to(cluster, peer))
         continue;
-      bool held = whole_window;
+      const HeldReason *reason = refusal_count > 0 ? &refused : nullptr;
       for (int i = 0; i < left_out.root_count; i++)
-        held = held || left_out.roots[i] == run.root;
+        if (left_out.roots[i] == run.root)
+          reason = &of_table;
       for (int i = 0; i < left_out.cluster_count; i++)
-        held = held || left_out.clusters[i] == static_cast<int32>(run.cluster);
-      const config::Table *table = held ? config::find_table(run.root) : nullptr;
+        if (left_out.clusters[i] == static_cast<int32>(run.cluster))
+          reason = &of_cluster;
+      const config::Table *table = reason != nullptr ? config::find_table(run.root) : nullptr;
       if (table == nullptr)
         continue;
       core::Reader keys(run.key_bytes);
@@ -170,8 +259,8 @@ void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals
         const uint8_t *start = keys.position();
         Datum values[INDEX_MAX_KEYS];
         read_key(&keys, table, values);
-        hold_key(peer, run.root, run.leaf, 0,
-                 core::ByteSpan(start, static_cast<size_t>(keys.position() - start)), reason);
+        hold_key(peer, run.root, run.leaf, cluster->id,
+                 core::ByteSpan(start, static_cast<size_t>(keys.position() - start)), *reason);
       }
     }
     close_log(log);

@@ -7,7 +7,7 @@ namespace seal_sync::scan {
 
 struct SortedKeys {
   int key_count;
-  TupleDesc desc; // key columns, leaf oid, mask bytea (NULL: whole row), held id (NULL: none)
+  TupleDesc desc; // key columns, leaf oid, cluster id, mask bytea (NULL: whole row), held id (NULL: none)
   Tuplesortstate *sort;
   TupleTableSlot *in;
   TupleTableSlot *current;  // first tuple of the group being made
@@ -23,7 +23,7 @@ SortedKeys *begin_keys(const config::Table *root, int memory_kb) {
   auto *keys = static_cast<SortedKeys *>(palloc0(sizeof(SortedKeys)));
   keys->key_count = root->key_count;
   const int n = root->key_count;
-  keys->desc = CreateTemplateTupleDesc(n + 3);
+  keys->desc = CreateTemplateTupleDesc(n + 4);
   AttrNumber attnos[INDEX_MAX_KEYS];
   Oid less[INDEX_MAX_KEYS];
   bool nulls_first[INDEX_MAX_KEYS] = {};
@@ -47,8 +47,9 @@ SortedKeys *begin_keys(const config::Table *root, int memory_kb) {
   }
   RelationClose(index);
   TupleDescInitEntry(keys->desc, static_cast<AttrNumber>(n + 1), nullptr, OIDOID, -1, 0);
-  TupleDescInitEntry(keys->desc, static_cast<AttrNumber>(n + 2), nullptr, BYTEAOID, -1, 0);
-  TupleDescInitEntry(keys->desc, static_cast<AttrNumber>(n + 3), nullptr, INT8OID, -1, 0);
+  TupleDescInitEntry(keys->desc, static_cast<AttrNumber>(n + 2), nullptr, INT4OID, -1, 0);
+  TupleDescInitEntry(keys->desc, static_cast<AttrNumber>(n + 3), nullptr, BYTEAOID, -1, 0);
+  TupleDescInitEntry(keys->desc, static_cast<AttrNumber>(n + 4), nullptr, INT8OID, -1, 0);
 
   keys->sort = tuplesort_begin_heap(keys->desc, n, attnos, less, keys->collations, nulls_first,
                                     memory_kb, nullptr, 0);
@@ -58,7 +59,7 @@ SortedKeys *begin_keys(const config::Table *root, int memory_kb) {
   return keys;
 }
 
-void add_key(SortedKeys *keys, const Datum *values, Oid leaf, core::ByteSpan mask, bool whole,
+void add_key(SortedKeys *keys, const Datum *values, Oid leaf, int32 cluster, core::ByteSpan mask, bool whole,
              int64 held) {
   const int n = keys->key_count;
   ExecClearTuple(keys->in);
@@ -71,10 +72,12 @@ void add_key(SortedKeys *keys, const Datum *values, Oid leaf, core::ByteSpan mas
   memcpy(packed + VARHDRSZ, mask.data(), mask.size());
   keys->in->tts_values[n] = ObjectIdGetDatum(leaf);
   keys->in->tts_isnull[n] = false;
-  keys->in->tts_values[n + 1] = PointerGetDatum(packed);
-  keys->in->tts_isnull[n + 1] = whole;
-  keys->in->tts_values[n + 2] = Int64GetDatum(held);
-  keys->in->tts_isnull[n + 2] = held == 0;
+  keys->in->tts_values[n + 1] = Int32GetDatum(cluster);
+  keys->in->tts_isnull[n + 1] = false;
+  keys->in->tts_values[n + 2] = PointerGetDatum(packed);
+  keys->in->tts_isnull[n + 2] = whole;
+  keys->in->tts_values[n + 3] = Int64GetDatum(held);
+  keys->in->tts_isnull[n + 3] = held == 0;
   ExecStoreVirtualTuple(keys->in);
   tuplesort_puttupleslot(keys->sort, keys->in);
   keys->added++;
@@ -110,10 +113,15 @@ void merge(const SortedKeys *keys, TupleTableSlot *slot, KeyGroup *group) {
     else
       group->leaves[group->leaf_count++] = leaf;
   }
-  if (slot->tts_isnull[n + 1])
+  const bool whole = slot->tts_isnull[n + 2];
+  // A row that moved between clusters was deleted in one and inserted, whole, in the other.
+  const int32 cluster = DatumGetInt32(slot->tts_values[n + 1]);
+  if (cluster != 0 && (whole || group->cluster == 0))
+    group->cluster = cluster;
+  if (whole)
     group->whole = true;
   else {
-    const bytea *mask = DatumGetByteaPP(slot->tts_values[n + 1]);
+    const bytea *mask = DatumGetByteaPP(slot->tts_values[n + 2]);
     const int size = static_cast<int>(VARSIZE_ANY_EXHDR(mask));
     const auto *bits = reinterpret_cast<const uint8 *>(VARDATA_ANY(mask));
     while (group->mask_size < size)
@@ -121,10 +129,10 @@ void merge(const SortedKeys *keys, TupleTableSlot *slot, KeyGroup *group) {
     for (int i = 0; i < size; i++)
       group->mask[i] = static_cast<uint8>(group->mask[i] | bits[i]);
   }
-  if (!slot->tts_isnull[n + 2]) {
+  if (!slot->tts_isnull[n + 3]) {
     group->whole = true;
     if (group->held_count < 4)
-      group->held[group->held_count++] = DatumGetInt64(slot->tts_values[n + 2]);
+      group->held[group->held_count++] = DatumGetInt64(slot->tts_values[n + 3]);
   }
 }
 
@@ -138,6 +146,7 @@ bool next_group(SortedKeys *keys, KeyGroup *group) {
   slot_getallattrs(keys->current);
   group->mask_size = group->leaf_count = group->held_count = 0;
   group->whole = group->any_leaf = false;
+  group->cluster = 0;
   memcpy(group->values, keys->current->tts_values, sizeof(Datum) * static_cast<size_t>(keys->key_count));
   merge(keys, keys->current, group);
   for (;;) {

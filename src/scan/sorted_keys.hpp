@@ -20,6 +20,7 @@ struct KeyGroup {
   Oid leaves[kMaxLeavesPerKey]; // partitions in which it was touched; InvalidOid: any
   int leaf_count;
   bool any_leaf;
+  int32 cluster; // that it was last entered under, as far as the log says; 0: only held before
   int64 held[4]; // ids of seal_sync.held that this key stands for
   int held_count;
 };
@@ -27,7 +28,9 @@ struct KeyGroup {
 struct SortedKeys;
 
 SortedKeys *begin_keys(const config::Table *root, int memory_kb);
-void add_key(SortedKeys *keys, const Datum *values, Oid leaf, core::ByteSpan mask, bool whole, int64 held);
+/// cluster: of the log entry, 0 for a held key. held: its id in seal_sync.held, 0: none.
+void add_key(SortedKeys *keys, const Datum *values, Oid leaf, int32 cluster, core::ByteSpan mask, bool whole,
+             int64 held);
 void sort_keys(SortedKeys *keys);
 /// False at the end. The first call sorts.
 bool next_group(SortedKeys *keys, KeyGroup *group);

@@ -86,6 +86,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_routes) {
     row.bigint(slot->last_batch);
     row.bigint(slot->last_batch_keys);
     row.time(slot->last_batch_at);
+    row.add(Float8GetDatum(std::round(slot->keys_per_second * 10) / 10), slot->keys_per_second == 0);
     row.time(slot->complete_until);
     row.integer(slot->parked_tables);
     row.integer(slot->retries);
@@ -173,14 +174,16 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_table_counters) {
   PG_RETURN_VOID();
 }
 
-/// One row: (preloaded, worker_pid, enabled, guard, log_bytes, log_limit_bytes, max_worker_processes).
+/// One row: (preloaded, worker_pid, enabled, guard, log_bytes, log_limit_bytes, max_worker_processes, max_databases, no_room).
 SEAL_SYNC_PG_FUNCTION(seal_sync_get_server) {
   RowWriter row(fcinfo);
   pid_t worker = 0;
+  bool full = false;
   if (pg::have_shared_state()) {
     LWLockAcquire(pg::shared_lock(), LW_SHARED);
     if (const pg::DatabaseSlot *slot = pg::database_slot(MyDatabaseId, false))
       worker = slot->worker_pid;
+    full = pg::no_room_for_database(MyDatabaseId);
     LWLockRelease(pg::shared_lock());
   }
   constexpr const char *kGuards[] = {"refuse", "warn", "off"};
@@ -191,6 +194,8 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_server) {
   row.bigint(scan::log_bytes());
   row.add(Int64GetDatum(static_cast<int64>(guc::max_log_size) * 1024 * 1024), guc::max_log_size == 0);
   row.integer(max_worker_processes);
+  row.integer(pg::kMaxDatabases);
+  row.boolean(full);
   row.done();
   PG_RETURN_VOID();
 }

@@ -24,6 +24,7 @@ namespace seal_sync::worker {
 namespace {
 
 constexpr int64 kSlowPollMs = 60000;
+constexpr int64 kFullPollMs = 5000; // how soon a place that has become free is noticed
 constexpr int64 kProbingUs = 2 * 1000000; // for that long a new worker may be one that only looks
 constexpr int kProbingAtOnce = 4;         // databases without the extension must not use up all slots
 
@@ -33,6 +34,7 @@ struct Database {
   bool wanted = false;
   bool seen = false; // in the last list
   bool absent = false;
+  bool told_full = false; // the log says that there is no room for it
   int64 launched_us = 0;
   Child child;
 };
@@ -139,7 +141,7 @@ private:
   }
 
   struct Slot {
-    bool worker, blocked, absent;
+    bool worker, blocked, absent, full;
   };
   /// Reads the slot, and says in it whether workers are wanted.
   static Slot look_at_slot(Oid oid, bool wanted) {
@@ -147,9 +149,10 @@ private:
       Slot out = {};
       LWLockAcquire(pg::shared_lock(), LW_EXCLUSIVE);
       if (pg::DatabaseSlot *slot = pg::database_slot(oid, false)) {
-        out = {slot->worker_pid != 0, slot->blockers > 0, slot->absent};
+        out = {slot->worker_pid != 0, slot->blockers > 0, slot->absent, false};
         slot->unwanted = !wanted;
       }
+      out.full = pg::no_room_for_database(oid);
       LWLockRelease(pg::shared_lock());
       return out;
     });
@@ -181,6 +184,11 @@ private:
     }
     if (database.absent)
       return kSlowPollMs;
+    if (slot.full) {
+      tell_full(database);
+      return kFullPollMs;
+    }
+    database.told_full = false;
     if (!database.child.due())
       return database.child.due_in_ms();
     if (probing() >= kProbingAtOnce)
@@ -190,6 +198,18 @@ private:
     database.child.launch({"seal_sync database worker", name.c_str(), "seal_sync_database_worker_main",
                            database.oid, nullptr, 0});
     return kSlowPollMs;
+  }
+
+  /// Once, until there has been room. Whether it has the extension, only a worker could see.
+  static void tell_full(Database &database) {
+    if (!database.told_full)
+      pg::call([&] {
+        ereport(WARNING, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                errmsg("seal_sync has no room for database \"%s\"", database.name.c_str()),
+                errdetail("It looks after at most %d databases of a server.", pg::kMaxDatabases),
+                errhint("Name those that have the extension in seal_sync.databases."));
+      });
+    database.told_full = true;
   }
 
   [[nodiscard]] int probing() const {
@@ -213,14 +233,24 @@ private:
     });
   }
 
+  /// By what is in the slots: who drops a database blocks its slot a moment longer than it is listed.
   void forget_gone() {
-    const auto gone = [](Database &database) {
-      if (database.seen || database.child.running(false))
-        return false;
-      forget(database.oid);
-      return true;
-    };
+    const auto gone = [](Database &database) { return !database.seen && !database.child.running(false); };
     databases_.erase(std::remove_if(databases_.begin(), databases_.end(), gone), databases_.end());
+    for (const Oid oid : slots_in_use())
+      if (std::none_of(databases_.begin(), databases_.end(), [oid](const Database &d) { return d.oid == oid; }))
+        forget(oid);
+  }
+
+  static std::vector<Oid> slots_in_use() {
+    std::vector<Oid> out;
+    out.reserve(pg::kMaxDatabases);
+    pg::call([] { LWLockAcquire(pg::shared_lock(), LW_SHARED); });
+    for (int i = 0; i < pg::kMaxDatabases; i++)
+      if (pg::database_slots()[i].used)
+        out.push_back(pg::database_slots()[i].database);
+    LWLockRelease(pg::shared_lock());
+    return out;
   }
 
   std::vector<Database> databases_;

@@ -65,7 +65,7 @@ public:
       pg::call([this] { scan::close(batch_); });
       transaction.commit();
       if (result.outcome == ScanOutcome::kShipped)
-        report();
+        report(result.collected);
     }
     return result;
   }
@@ -73,6 +73,7 @@ public:
 private:
   ScanResult ship() {
     ScanResult result;
+    result.started_us = started_us_;
     result.taken_at = pg::call([this] { return scan::taken_at(batch_); });
     result.collected = pg::call([this] { return scan::collected(batch_); });
     times_.scan = ms_since(started_us_);
@@ -106,6 +107,7 @@ private:
     }
     acknowledge(*answer);
     result.outcome = ScanOutcome::kShipped;
+    result.rows = rows_;
     return result;
   }
 
@@ -296,7 +298,8 @@ private:
     times_.commit = std::max(0.0, answered_ms_ - times_.apply) + ms_since(acknowledging);
   }
 
-  void report() {
+  void report(int64 collected) {
+    status_.worked_off(collected, pg::monotonic_us() - started_us_);
     const double whole = ms_since(started_us_);
     const LeftOutTables tables = left_out(link_.session());
     status_.update([&](pg::RouteSlot &slot) {

@@ -22,7 +22,9 @@ enum class ScanOutcome {
 struct ScanResult {
   ScanOutcome outcome = ScanOutcome::kNothing;
   TimestampTz taken_at = 0; // everything committed before is on the peer, when nothing or shipped
-  int64 collected = 0;
+  int64 started_us = 0;     // on the monotonic clock
+  int64 collected = 0;      // keys found in the window, repeated ones included
+  int64 rows = 0;           // shipped
 };
 
 /// What the connection has told about tables, once per process in the log.

@@ -3,6 +3,7 @@
 
 #include "core/wire.hpp"
 #include "pg/boundary.hpp"
+#include "pg/latch.hpp"
 
 #include <algorithm>
 
@@ -122,6 +123,11 @@ void RouteStatus::failed(const ErrorData *error) noexcept {
     copy_text(slot.last_error_hint, error->hint != nullptr ? error->hint : "");
     copy_text(slot.state_reason, slot.last_error);
   });
+}
+
+void RouteStatus::worked_off(int64 keys, int64 busy_us) {
+  rate_.add(keys, busy_us, pg::monotonic_us());
+  update([this](pg::RouteSlot &slot) { slot.keys_per_second = rate_.per_second(); });
 }
 
 void RouteStatus::recovered() {

@@ -6,6 +6,7 @@
 // C++ regime.
 
 #include "core/error.hpp"
+#include "core/rate.hpp"
 #include "pg/shared_state.hpp"
 
 namespace seal_sync::worker {
@@ -24,6 +25,8 @@ public:
   void halted(const core::Error &error);
   /// A local error that ends this process.
   void failed(const ErrorData *error) noexcept;
+  /// That many pending keys were worked off in that time.
+  void worked_off(int64 keys, int64 busy_us);
   /// The series of failures is over.
   void recovered();
 
@@ -44,6 +47,7 @@ private:
   pg::RouteSlot *slot_;
   pg::RouteState state_;
   std::string reason_;
+  core::Rate rate_;
   std::vector<std::string> logged_; // SQLSTATEs of this series of failures
 };
 

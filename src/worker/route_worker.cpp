@@ -7,6 +7,7 @@
 // process, and the database worker starts another after a pause.
 #include "config/config.hpp"
 #include "core/backoff.hpp"
+#include "core/gather.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
 #include "worker/bytes.hpp"
@@ -190,7 +191,7 @@ private:
         heartbeat(result);
       if (!link_.not_taken().empty() && hello_us_ + kAskAgainUs < pg::monotonic_us())
         agree();
-      sleep(result.outcome);
+      sleep(result);
     });
   }
 
@@ -252,9 +253,11 @@ private:
 
   // ---- waiting ----------------------------------------------------------------------------------
 
-  void sleep(ScanOutcome outcome) {
-    if (outcome == ScanOutcome::kShipped)
+  void sleep(const ScanResult &result) {
+    if (result.outcome == ScanOutcome::kShipped) {
       contact_us_ = last_scan_us_;
+      gather(result);
+    }
     const int64 period_ms = guc::scan_period;
     const int64 since_ms = (pg::monotonic_us() - last_scan_us_) / 1000;
     const int64 began = pg::monotonic_us();
@@ -269,6 +272,18 @@ private:
       wait(period_ms - since_ms);
     pg::leave_idle(slot);
     status_.update([&](pg::RouteSlot &s) { s.idle_ms += static_cast<double>(pg::monotonic_us() - began) / 1000; });
+  }
+
+  /// While the route is busy, commits wake nobody: they wait here for each other.
+  void gather(const ScanResult &result) {
+    const int64 until = result.started_us + core::gather_us(result.collected, result.rows);
+    for (;;) {
+      const int64 left_us = until - pg::monotonic_us();
+      const pg::RouteSlot now = status_.read();
+      if (left_us <= 0 || now.sync_requested != now.sync_done || pg::rules_count() != rules_seen_)
+        return;
+      wait((left_us + 999) / 1000);
+    }
   }
 
   void wait(int64 milliseconds) {

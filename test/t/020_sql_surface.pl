@@ -112,6 +112,18 @@ $west->safe_psql($db, 'ALTER TABLE app.seal DROP CONSTRAINT small');
 wait_until($east, q(SELECT count(*) = 0 FROM seal_sync.quarantine));
 is(value($west, q(SELECT count(*) FROM app.seal WHERE id = '11')), '1', 'tried again it goes through');
 
+# Speed is a moving figure: a small batch does not hide what a large one has shown
+$east->safe_psql($db, q(INSERT INTO app.seal SELECT 'speed' || i, 'a', '' FROM generate_series(1, 20000) i));
+wait_for_sync($east);
+my $speed = value($east, q(SELECT keys_per_second FROM seal_sync.status WHERE direction = 'out'));
+cmp_ok($speed, '>', 1000, 'keys per second');
+for (1 .. 3) { $east->safe_psql($db, q(UPDATE app.seal SET img = img || '.' WHERE id = '10')); wait_for_sync($east) }
+cmp_ok(value($east, q(SELECT keys_per_second FROM seal_sync.status WHERE direction = 'out')), '>', $speed / 2, 'three single rows later');
+cmp_ok(value($west, q(SELECT keys_applied FROM seal_sync.stat_table WHERE relation = 'app.seal'::regclass AND peer = 'east')), '>=', 20003,
+	'the receiver counts what it has applied');
+$east->safe_psql($db, q(DELETE FROM app.seal WHERE id LIKE 'speed%'));
+wait_for_sync($east);
+
 # Pause, and a peer that is away: pending and lag tell the truth
 $east->safe_psql($db, q(SELECT seal_sync.pause('west', 'maintenance')));
 wait_until($east, q(SELECT state = 'paused' FROM seal_sync.status WHERE direction = 'out'));

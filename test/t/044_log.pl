@@ -165,6 +165,27 @@ subtest 'T17: the log is full: tables are marked and shipped again' => sub {
 	empties('and the log is emptied');
 };
 
+subtest 'a dirty table whose keys alone fill the log is copied once' => sub {
+	set(q(seal_sync.resend_window = '1h')); # so that nothing is emptied
+	my $shipped = q(SELECT keys_shipped FROM seal_sync.stat_table WHERE relation = 't'::regclass);
+	$east->safe_psql($db, q(SELECT seal_sync.stat_reset(); UPDATE seal_sync.table_state SET dirty_since = now(), dirty_reason = 'test' WHERE relation = 't'::regclass));
+	wait_until($east, q(SELECT dirty_since IS NULL FROM seal_sync.table_state WHERE relation = 't'::regclass), 't', 'the mark is removed');
+	cmp_ok($east->safe_psql($db, $log_bytes), '>', 1024 * 1024, 'and the log is larger than its limit');
+	wait_for_sync($east);
+	my $rows = $east->safe_psql($db, 'SELECT count(*) FROM t');
+	my $log = $east->safe_psql($db, $log_bytes);
+	for my $round (1 .. 30) # longer than some rotations take
+	{
+		$east->safe_psql($db, "UPDATE t SET v = 'round $round' WHERE id = 1000301");
+		wait_for_sync($east);
+	}
+	is($east->safe_psql($db, q(SELECT count(*) FROM seal_sync.table_state WHERE dirty_since IS NOT NULL)), '0', 'a writer is not held to that');
+	cmp_ok($east->safe_psql($db, $shipped), '<', $rows + 100, 'no second copy');
+	dumps_equal('both sides', [ $east, $west ], 't');
+	set('seal_sync.resend_window = 0');
+	empties('emptied in the end');
+};
+
 subtest 'T17: the log is full: writes are refused' => sub {
 	set('seal_sync.log_full_action = refuse_writes');
 	$east->poll_query_until($db, q(SELECT count(*) FROM seal_sync.health WHERE severity = 'critical'), '0');

@@ -5,6 +5,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use List::Util ();
 use FindBin;
 use lib "$FindBin::Bin/../perl";
 use SealSync;
@@ -116,6 +117,30 @@ $got = $east->batch($east->whole('public.wordy', [ [ 1, 'a' ], [ 2, 'b' ] ]));
 is(refused($got), 'wordy/1/P0001 wordy/2/P0001', 'refused');
 is_deeply([ map { length } @{$got->{refused}[0]}{qw(message detail)} ], [ 1023, 1024 ], 'with short texts, cut between characters');
 
+$got = $east->apply(sections => [ $east->whole('public.wordy', [ [ 1, 'a' ] ]) ]);
+is_deeply([ $got->{error}, length $got->{message}, length $got->{detail} ], [ 'P0001', 1023, 1024 ], 'so is the error of a first attempt') or diag length $got->{message};
+is($west->safe_psql('postgres', q(SELECT length(last_error), octet_length(last_error) FROM seal_sync.get_origins() WHERE last_error <> '')), '128|255', 'status shows whole characters');
+# many long texts
+sql(q(CREATE OR REPLACE FUNCTION wordy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'x%', repeat('m', 2000) USING DETAIL = repeat('d', 2000); END $$));
+$got = $east->batch($east->whole('public.wordy', [ map { [ $_, 'x' ] } 1 .. 12_000 ]));
+is(scalar @{$got->{refused}}, 12_000, 'many refusals with long texts');
+cmp_ok($_ = List::Util::sum(map { length($_->{message}) + length $_->{detail} } @{$got->{refused}}), '<', 18 * 1024 * 1024, 'take bounded memory') or diag $_;
+
+# ---- refusals of deferrable constraints take no memory ---------------------------------------------------------------------
+sql(q(
+CREATE SEQUENCE most MINVALUE 0;
+CREATE FUNCTION weighed(t text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+	IF t LIKE '%00' THEN
+		PERFORM pg_catalog.setval('public.most', greatest((SELECT last_value FROM public.most), (SELECT sum(total_bytes)::bigint FROM pg_catalog.pg_backend_memory_contexts WHERE name = 'seal_sync apply')));
+	END IF;
+	RETURN t; END $$;
+));
+table('CREATE TABLE weighed (id int PRIMARY KEY, v text, EXCLUDE USING btree (weighed(v) WITH =) DEFERRABLE INITIALLY DEFERRED)', 'weighed', [qw(id int4 F 4 1)], [qw(v text T)]);
+sql('SET seal_sync.guard = off; INSERT INTO weighed SELECT i, repeat(\'x\', 1500) || i FROM generate_series(10001, 12000) i');
+$got = $east->batch($east->whole('public.weighed', [ map { [ $_, 'x' x 1500 . (10000 + $_) ] } 1 .. 2000 ]));
+is(scalar @{$got->{refused}}, 2000, 'all violate');
+cmp_ok(sql('SELECT last_value FROM most'), '<', 2 * 1024 * 1024, 'what an attempt holds does not grow with them') or diag sql('SELECT last_value FROM most');
+
 # ---- unique generated columns that swap ----------------------------------------------------------------------------------------
 table('CREATE TABLE gu (id int PRIMARY KEY, v int, big text, twice int GENERATED ALWAYS AS (v * 2) STORED UNIQUE)', 'gu', [qw(id int4 F 4 1)], [qw(v int4 F 4)], [qw(big text T)], [qw(twice int4 F 4)]);
 $east->batch($east->whole('public.gu', [ map { [ $_, $_, 'x' x 5000 . $_, 0 ] } 1 .. 4 ]));
@@ -124,4 +149,16 @@ is_deeply([ $got->{attempts}, refused($got) ], [ 2, '' ], 'values of a generated
 $got = $east->batch($east->whole('public.gu', [ [ 3, 4, 'three', 0 ], [ 4, 3, 'four', 0 ], [ 5, 1, 'five', 0 ] ]));
 is(refused($got), 'gu/5/23505/gu_twice_key', 'whole rows too, but not a violation') or diag explain $got;
 is(sql('SELECT string_agg(id || \' \' || v || \' \' || length(big) || \' \' || twice, \', \' ORDER BY id) FROM gu'), '1 2 5001 4, 2 1 5001 2, 3 4 5 8, 4 3 4 6', 'rows');
+
+# ---- no more tables than a connection may describe: those it knows can be described again --------------------------------------
+{
+	my $body = unpack 'H*', SealWire::sized('public') . SealWire::sized('nowhere') . "\1" . join('', map { SealWire::sized($_) } qw(id pg_catalog int4)) . SealWire::u32(-1) . "F\4\1" . SealWire::sized('') . SealWire::sized('a');
+	my $varint = "decode(lpad(to_hex(((i & 127 | 128) << 16) | ((i >> 7 & 127 | 128) << 8) | (i >> 14)), 6, '0'), 'hex')";
+	my $many = $east->sql("SELECT count(seal_sync.wire_describe($varint || '\\x$body')) FROM generate_series(20000, 120000) i");
+	is($many->{error}, '54000', 'tables have an end') or diag explain $many;
+	is($east->describe('public.lots', [ [qw(id int4 F 4 1)], [qw(u int4 F 4)], [qw(v text T)] ])->{error}, '54000', 'also this one, by another number');
+	my $gu = $east->describe('public.gu', [ [qw(id int4 F 4 1)], [qw(v int4 F 4)], [qw(big text T)], [qw(twice int4 F 4)] ], number => $east->{tables}{'public.gu'}{number});
+	is($gu->{problem}{sqlstate}, '', 'a known one is replaced') or diag explain $gu;
+	is(refused($east->batch($east->whole('public.gu', [ [ 9, 99, 'nine', 0 ] ]))) . sql('SELECT twice FROM gu WHERE id = 9'), '198', 'and used');
+}
 done_testing();
