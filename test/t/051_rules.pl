@@ -47,7 +47,10 @@ sub log_rows
 	return $east->safe_psql($db, 'SELECT sum(n) FROM (' . join(' UNION ALL ', map { "SELECT count(*) AS n FROM seal_sync.change_log_$_" } 0 .. 7) . ') c');
 }
 
-step('T3: a pair needs nothing of replication', q(INSERT INTO t SELECT i, 'a', 'v' FROM generate_series(1, 20) i), 't');
+# What the peer was asked for before it knew of cluster or table waits until it is asked again
+$east->safe_psql($db, q(INSERT INTO t SELECT i, 'a', 'v' FROM generate_series(1, 20) i; INSERT INTO num VALUES (1, 'a', 'v')));
+wait_until($east, q(SELECT pending_keys FROM seal_sync.status WHERE peer = 'west' AND direction = 'out'), '0', 'west knows all');
+dumps_equal('T3: a pair needs nothing of replication', [ $east, $west ], 't', 'num');
 
 subtest 'T9: what a savepoint captured goes with it' => sub {
 	while_paused(sub {
