@@ -38,7 +38,7 @@ PG_CXXFLAGS = -std=c++20 -Wall -Wextra -Wno-register -Wno-unused-parameter -Wno-
               '-DPGDLLEXPORT=__attribute__((visibility("default")))' \
               -MMD -MP $(if $(DEBUG),-Og -ggdb3) $(sanitize) $(WERROR)
 SHLIB_LINK_INTERNAL = $(libpq)
-SHLIB_LINK = -lstdc++ -Wl,--version-script=$(TOP)/exports.map $(sanitize)
+SHLIB_LINK = -lstdc++ -lzstd -Wl,--version-script=$(TOP)/exports.map $(sanitize)
 sanitize   = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize=vptr -fno-omit-frame-pointer)
 
 EXTRA_CLEAN = $(OBJS:.o=.d)

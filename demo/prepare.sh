@@ -34,6 +34,7 @@ missing_packages() {
   { have fc-list && [ -n "$(fc-list :lang=zh-cn family)" ]; } || echo fonts-arphic-gbsn00lp
   /usr/bin/python3 -c 'import psycopg2' 2>/dev/null || echo python3 python3-psycopg2
   [ -f /usr/include/postgresql/libpq-fe.h ] || echo libpq-dev
+  [ -f /usr/include/zstd.h ] || echo libzstd-dev
   [ -x "$bin/postgres" ] || echo "postgresql-$major"
   [ -f "$("$bin/pg_config" --includedir-server 2>/dev/null)/postgres.h" ] || echo "postgresql-server-dev-$major"
 }

@@ -47,6 +47,11 @@ CALL attempt($$SELECT seal_sync.peer_create('west', require_connection => true)$
 CALL attempt($$SELECT seal_sync.peer_create('west')$$);
 CALL attempt($$SELECT seal_sync.peer_create('west')$$);
 SELECT step, ok FROM seal_sync.peer_check('west');
+CALL attempt($$ALTER SERVER west OPTIONS (ADD compression 'lz4')$$);
+ALTER SERVER west OPTIONS (ADD compression 'on');
+CALL attempt($$ALTER SERVER west OPTIONS (SET compression '')$$);
+ALTER SERVER west OPTIONS (SET compression 'auto');
+ALTER SERVER west OPTIONS (DROP compression);
 CREATE SERVER "Süden" FOREIGN DATA WRAPPER seal_sync OPTIONS (host '/nonexistent', port '5432');
 CREATE USER MAPPING FOR seal_sync_worker SERVER "Süden";
 SELECT seal_sync.peer_create('Süden');

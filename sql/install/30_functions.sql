@@ -105,7 +105,7 @@ CREATE FUNCTION seal_sync.get_routes(OUT peer name, OUT pid integer, OUT state t
         OUT oldest_pending_at timestamptz, OUT last_batch bigint, OUT last_batch_keys bigint,
         OUT last_batch_at timestamptz, OUT keys_per_second float8, OUT complete_until timestamptz, OUT parked_tables integer, OUT retries integer,
         OUT next_retry_at timestamptz, OUT last_error_at timestamptz, OUT last_error_sqlstate text, OUT last_error text,
-        OUT last_error_hint text, OUT peer_version text, OUT protocol integer, OUT tls text, OUT clock_offset interval,
+        OUT last_error_hint text, OUT peer_version text, OUT protocol integer, OUT tls text, OUT compression text, OUT clock_offset interval,
         OUT batches bigint, OUT empty_scans bigint, OUT keys bigint, OUT upserts bigint, OUT deletes bigint,
         OUT bytes_raw bigint, OUT bytes_wire bigint, OUT scan_time float8, OUT read_time float8, OUT send_time float8,
         OUT apply_time float8, OUT commit_time float8, OUT idle_time float8, OUT last_scan_time float8,

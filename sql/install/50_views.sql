@@ -63,7 +63,7 @@ WITH counts AS MATERIALIZED (
     LEFT JOIN seal_sync.peer_state s ON s.peer = p.peer
     LEFT JOIN seal_sync.get_routes() r(slot_peer, pid, state, state_reason, state_since, connected_since, last_contact_at,
         oldest_pending_at, last_batch, last_batch_keys, last_batch_at, keys_per_second, complete_until, parked_tables, retries, next_retry_at,
-        last_error_at, last_error_sqlstate, last_error, last_error_hint, peer_version, protocol, tls, clock_offset,
+        last_error_at, last_error_sqlstate, last_error, last_error_hint, peer_version, protocol, tls, compression, clock_offset,
         batches, empty_scans, keys, upserts, deletes, bytes_raw, bytes_wire, scan_time, read_time, send_time, apply_time,
         commit_time, idle_time, last_scan_time, last_read_time, last_send_time, last_apply_time, last_commit_time,
         max_batch_time, connects, connect_failures, stats_reset) ON r.slot_peer = p.peer
@@ -262,7 +262,7 @@ COMMENT ON COLUMN seal_sync.stat_table.bytes_shipped IS 'bytes of these rows on 
 COMMENT ON COLUMN seal_sync.stat_table.keys_applied IS 'rows of the peer''s batches written or deleted here, unchanged ones included; counted once a batch';
 
 CREATE VIEW seal_sync.stat_route AS
-SELECT r.peer, r.batches, r.empty_scans, r.keys, r.upserts, r.deletes, r.bytes_raw, r.bytes_wire,
+SELECT r.peer, r.batches, r.empty_scans, r.keys, r.upserts, r.deletes, r.bytes_raw, r.bytes_wire, r.compression,
     r.scan_time, r.read_time, NULL::float8 AS encode_time, r.send_time, r.apply_time, r.commit_time, r.idle_time,
     r.last_scan_time, r.last_read_time, NULL::float8 AS last_encode_time, r.last_send_time, r.last_apply_time,
     r.last_commit_time, NULL::float8 AS last_idle_time, r.max_batch_time,

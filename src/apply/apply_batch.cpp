@@ -10,6 +10,7 @@
 #include "apply/segment.hpp"
 #include "apply/settings.hpp"
 #include "apply/unique_rechecks.hpp"
+#include "apply/unpack.hpp"
 #include "apply/wire_row.hpp"
 
 extern "C" {
@@ -235,7 +236,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
     damaged_message("batch");
   request.complete_until = checked_complete_until(request.complete_until);
   read_claims(session, in, attempt);
-  const core::ByteSpan last_chunk = in->bytes(in->remaining());
+  const core::ByteSpan sent_chunk = in->bytes(in->remaining());
   attempt->careful = request.careful != 0;
 
   check_generation(session, request.generation);
@@ -249,6 +250,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
     write_answer(reply, answer, last.refusals);
     return;
   }
+  const core::ByteSpan last_chunk = unpack_chunk(sent_chunk);
   check_collected(session, request, last_chunk);
   begin_notes(&session->notes, session->context, request.batch_id);
   attempt->careful = attempt->careful || session->notes.careful;

@@ -228,7 +228,9 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_hello) {
   answer.clock = GetCurrentTimestamp();
   core::Buffer reply = begin_reply();
   write(reply, answer);
-  if (answer.problem.sqlstate.empty())
+  if (answer.problem.sqlstate.empty()) {
     write_verdicts(&reply, hello);
+    reply.varint(core::wire::kFeatures);
+  }
   PG_RETURN_DATUM(finish_reply(reply));
 }

@@ -7,6 +7,7 @@
 #include "apply/progress.hpp"
 #include "apply/reply.hpp"
 #include "apply/settings.hpp"
+#include "apply/unpack.hpp"
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
 
@@ -64,7 +65,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_put) {
   if (VARSIZE_ANY_EXHDR(chunk) == 0)
     forget_batch(session);
   else
-    add_chunk(&session->buffer, session->context, bytes_of(chunk));
+    add_chunk(&session->buffer, session->context, unpack_chunk(bytes_of(chunk)));
   PG_RETURN_VOID();
 }
 

@@ -23,6 +23,7 @@
 //   row := null bitmap (ceil(n/8) bytes, bit set = NULL) then each non-null column:
 //          kFixed: exactly `width` bytes; every other class: varint size, bytes
 //   keyrow := a row over the key columns, ordered by key_position
+// A whole chunk may travel packed instead (core/compression.hpp), to a receiver that has kFeatureZstd.
 // Within one section keys are distinct and ascend in the sender's index order. Within one batch a
 // key of a table occurs once, except that a 'W' row put after kNeedRows replaces its 'P' row.
 
@@ -32,6 +33,11 @@ namespace seal_sync::core::wire {
 
 inline constexpr std::uint32_t kProtocol = 1;    // newest spoken
 inline constexpr std::uint32_t kProtocolMin = 1; // oldest spoken
+
+// What a receiver understands beyond its protocol: bits of the varint at the very end of its answer to a hello.
+// An older one does not send it, an older sender does not read it; a bit that is not known means nothing.
+inline constexpr std::uint64_t kFeatureZstd = 1; // packed chunks
+inline constexpr std::uint64_t kFeatures = kFeatureZstd;
 
 // SQLSTATEs with which wire_apply asks the sender for something (class SS, W for wire).
 inline constexpr char kNeedRows[] = "SSW01";      // partial updates without a row: wire_wanted()
@@ -193,7 +199,8 @@ struct HelloReply {
   std::string_view version;
   std::int64_t clock = 0;
   std::uint64_t config = 0;   // of the receiver's rules, see HeartbeatReply
-  std::uint64_t clusters = 0; // records follow: name(text) verdict(u8) epoch(u64) primary(text)
+  std::uint64_t clusters = 0; // records follow: name(text) verdict(u8) epoch(u64) primary(text);
+                              // then features(varint), unless the receiver is older
 };
 inline void write(Buffer &out, const HelloReply &h) {
   write(out, h.problem);

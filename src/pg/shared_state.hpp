@@ -52,6 +52,7 @@ struct RouteSlot {
   char peer_version[32];
   int32 protocol;
   char tls[64];
+  char compression[16];
   int64 clock_offset_us;
   int32 parked_tables;
   // counters, reset by stat_reset()

@@ -260,7 +260,10 @@ Target target_of(const std::string &server) {
                         "It names a file of the operating-system user that runs the server, and the owner of "
                         "the foreign server is no superuser.",
                         "ALTER SERVER … OWNER TO a superuser, or use a password.");
-    target.options.emplace_back(option->name, found.pairs[i].value);
+    if (option->name == "compression")
+      target.compression = compression_of(found.pairs[i].value).value_or(Compression::kAuto);
+    else
+      target.options.emplace_back(option->name, found.pairs[i].value);
   }
   if (!target.trusted && target.option("password").empty())
     throw password_required(server);
@@ -375,6 +378,12 @@ Connection::~Connection() { finish(conn_); }
 
 bool Connection::alive() const noexcept { return PQstatus(conn_) == CONNECTION_OK; }
 
+bool Connection::local() const {
+  const std::string_view host(PQhost(conn_) != nullptr ? PQhost(conn_) : "");
+  const std::string_view address(PQhostaddr(conn_) != nullptr ? PQhostaddr(conn_) : "");
+  return host.starts_with('/') || host.starts_with('@') || address.starts_with("127.") || address == "::1";
+}
+
 std::string Connection::tls() const {
   if (PQsslInUse(conn_) == 0)
     return {};
@@ -424,6 +433,7 @@ void Connection::await_result(const pg::Deadline &deadline) {
 Bytes Connection::call(const char *function, core::ByteSpan argument, const pg::Deadline &deadline) {
   const std::string sql = std::string("SELECT seal_sync.") + function + "($1)";
   const Argument a(argument);
+  bytes_sent_ += sql.size() + argument.size();
   if (PQsendQueryParams(conn_, sql.c_str(), 1, a.types, a.values, a.lengths, a.formats, 1) == 0)
     lost();
   Bytes answer;
@@ -449,6 +459,7 @@ Bytes Connection::call(const char *function, const pg::Deadline &deadline) {
 }
 
 std::string Connection::value(const char *sql, const pg::Deadline &deadline) {
+  bytes_sent_ += strlen(sql);
   if (PQsendQuery(conn_, sql) == 0)
     lost();
   std::string answer;
@@ -487,7 +498,9 @@ void Connection::put(core::ByteSpan chunk, const pg::Deadline &deadline) {
   }
   const Argument a(chunk);
   // A sync for each: every put is a transaction of its own.
-  if (PQsendQueryParams(conn_, "SELECT seal_sync.wire_put($1)", 1, a.types, a.values, a.lengths, a.formats,
+  static constexpr char kSql[] = "SELECT seal_sync.wire_put($1)";
+  bytes_sent_ += sizeof kSql - 1 + chunk.size();
+  if (PQsendQueryParams(conn_, kSql, 1, a.types, a.values, a.lengths, a.formats,
                         1) == 0 ||
       PQpipelineSync(conn_) == 0)
     lost();
@@ -533,6 +546,7 @@ Bytes Connection::apply(core::ByteSpan request, const pg::Deadline &deadline) {
       std::to_string(guc::apply_lock_timeout) + "; SELECT seal_sync.wire_apply('\\x";
   append_hex(sql, request);
   sql += "'::pg_catalog.bytea); COMMIT";
+  bytes_sent_ += sql.size();
   if (PQsendQuery(conn_, sql.c_str()) == 0)
     lost();
 

@@ -9,6 +9,7 @@
 #include "core/bytes.hpp"
 #include "core/error.hpp"
 #include "pg/latch.hpp"
+#include "remote/options.hpp"
 
 #include <string>
 #include <utility>
@@ -24,6 +25,7 @@ using Bytes = std::vector<std::uint8_t>;
 struct Target {
   std::string server;
   std::vector<std::pair<std::string, std::string>> options; // passwords too: never print
+  Compression compression = Compression::kAuto;
   bool trusted = false; // the server belongs to a superuser; else a password must have been asked for
 
   [[nodiscard]] std::string option(std::string_view name) const;
@@ -49,8 +51,12 @@ public:
   Connection &operator=(const Connection &) = delete;
 
   [[nodiscard]] bool alive() const noexcept;
+  [[nodiscard]] bool local() const; // a socket file or the loopback
   [[nodiscard]] std::string tls() const;                       // "TLSv1.3 ..." or empty
   [[nodiscard]] std::string parameter(const char *name) const; // server_encoding and the like
+
+  /// Bytes of messages sent so far, as libpq got them: statements and arguments, before TLS.
+  [[nodiscard]] std::uint64_t bytes_sent() const noexcept { return bytes_sent_; }
 
   /// SELECT seal_sync.<function>(argument), bytea to bytea.
   Bytes call(const char *function, core::ByteSpan argument, const pg::Deadline &deadline);
@@ -77,6 +83,7 @@ private:
   std::string route_;
   std::vector<std::size_t> out_; // sizes of the puts not answered yet, oldest first
   std::size_t out_bytes_ = 0;
+  std::uint64_t bytes_sent_ = 0;
   bool pipeline_ = false;
 };
 

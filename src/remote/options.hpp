@@ -5,7 +5,9 @@
 // list, so that an option of a newer libpq cannot change what an older review found safe. Left out on
 // purpose: `options` (would let its author set anything in the session of the peer's login), `service`
 // and `servicefile` (could carry any of the others), connect_timeout and application_name (ours).
+// One option is not libpq's: compression, of what is shipped.
 
+#include <optional>
 #include <string_view>
 
 namespace seal_sync::remote {
@@ -20,6 +22,7 @@ struct Option {
 
 inline constexpr Option kOptions[] = {
     {"channel_binding", true, false, false, false},
+    {"compression", true, false, false, false}, // ours, see below
     {"dbname", true, false, false, false},
     {"gssencmode", true, false, false, false},
     {"gsslib", true, false, false, false},
@@ -54,6 +57,19 @@ constexpr const Option *find_option(std::string_view name) noexcept {
     if (option.name == name)
       return &option;
   return nullptr;
+}
+
+/// Option compression of a server; not libpq's. kAuto: unless the peer is on this machine.
+enum class Compression { kAuto, kOn, kOff };
+
+constexpr std::optional<Compression> compression_of(std::string_view value) noexcept {
+  if (value == "auto")
+    return Compression::kAuto;
+  if (value == "on")
+    return Compression::kOn;
+  if (value == "off")
+    return Compression::kOff;
+  return std::nullopt;
 }
 
 } // namespace seal_sync::remote

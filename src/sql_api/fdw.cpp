@@ -36,6 +36,12 @@ SEAL_SYNC_FUNCTION(seal_sync_fdw_validator) {
     const remote::Option *option = remote::find_option(name);
     if (option == nullptr || !allowed(*option, catalog))
       throw core::Error("HV00D", "invalid option \"" + std::string(name) + "\"", {}, hint_for(name, catalog));
+    if (name != "compression")
+      continue;
+    const char *value = pg::call([&] { return defGetString(lfirst_node(DefElem, cell)); });
+    if (!remote::compression_of(value))
+      throw core::Error("HV024", "invalid value for option \"compression\": \"" + std::string(value) + "\"", {},
+                        "It can be auto (the default: unless the peer is on this machine), on or off.");
   }
   PG_RETURN_VOID();
 }

@@ -51,7 +51,7 @@ class Shipment {
 public:
   Shipment(RouteLink &link, RouteStatus &status, ToldProblems &told, uint64 rules)
       : link_(link), status_(status), told_(told), rules_(rules), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
-        started_us_(pg::monotonic_us()) {}
+        started_us_(pg::monotonic_us()), sent_before_(link.connection().bytes_sent()) {}
 
   ScanResult run() {
     pg::Transaction transaction;
@@ -171,7 +171,7 @@ private:
     if (chunk.size == 0)
       return;
     const int64 sending = pg::monotonic_us();
-    link_.connection().put(chunk.span(), deadline());
+    link_.connection().put(link_.packed(chunk.span()), deadline());
     times_.send += ms_since(sending);
     chunks_++;
     bytes_ += chunk.size;
@@ -248,7 +248,8 @@ private:
     apply.clusters = pg::call([&] { return scan::write_clusters(batch_, cluster_records); });
     wire::write(*request, apply);
     request->bytes(cluster_records->data, cluster_records->size);
-    request->bytes(last_.data, last_.size);
+    const core::ByteSpan last = link_.packed(last_.span());
+    request->bytes(last.data(), last.size());
   }
 
   bool put_wanted() {
@@ -312,7 +313,7 @@ private:
       slot.deletes += deletes_;
       slot.upserts += rows_ - deletes_;
       slot.bytes_raw += static_cast<int64>(bytes_);
-      slot.bytes_wire += static_cast<int64>(bytes_);
+      slot.bytes_wire += static_cast<int64>(link_.connection().bytes_sent() - sent_before_);
       slot.parked_tables = tables.parked;
       slot.scan_ms += slot.last_scan_ms = times_.scan;
       slot.read_ms += slot.last_read_ms = times_.read;
@@ -329,6 +330,7 @@ private:
   const uint64 rules_;
   const pg::Deadline age_;
   const int64 started_us_;
+  const uint64 sent_before_;
   scan::Batch *batch_ = nullptr;
   uint64 number_ = 0;
   wire::Id id_;

@@ -206,13 +206,22 @@ RouteLink::Told RouteLink::say_hello() {
     verdict.primary = reader.text();
     told.verdicts.push_back(std::move(verdict));
   }
+  const std::uint64_t features = reader.at_end() ? 0 : reader.varint();
   if (!reader.ok())
     throw core::Error("08P01", "peer \"" + peer_ + "\" sent an answer to hello that cannot be read");
+  agree_on_compression(features);
   facts_.version = reply.version;
   facts_.protocol = reply.protocol;
   facts_.config = reply.config;
   facts_.clock_offset_us = reply.clock - (sent + (received - sent) / 2);
   return told;
+}
+
+void RouteLink::agree_on_compression(std::uint64_t features) {
+  const bool wanted = target_.compression == remote::Compression::kOn ||
+                      (target_.compression == remote::Compression::kAuto && !connection_->local());
+  packs_ = wanted && (features & wire::kFeatureZstd) != 0;
+  facts_.compression = packs_ ? "zstd" : wanted ? "unavailable" : "off";
 }
 
 void RouteLink::check_identity(const Told &told) {

@@ -7,6 +7,7 @@
 // by number AND id; a peer that is ahead of us or unknown to us halts the route, it never deletes.
 // Throws core::Error; of SQLSTATE kContradiction (SSW04) when only a person can decide. C++ regime.
 
+#include "core/compression.hpp"
 #include "core/wire.hpp"
 #include "remote/connection.hpp"
 #include "scan/batch.hpp"
@@ -60,6 +61,10 @@ public:
   /// Clusters that the peer does not take (yet), as text for a person; empty: all are taken.
   [[nodiscard]] const std::string &not_taken() const noexcept { return not_taken_; }
 
+  /// A chunk as it travels on this connection: packed when that was agreed on and saves something. Valid until
+  /// the next call.
+  [[nodiscard]] core::ByteSpan packed(core::ByteSpan chunk) { return packs_ ? packer_.pack(chunk) : chunk; }
+
   // What the peer holds, and the number that the next batch gets.
   [[nodiscard]] const scan::HistoryEntry &held() const noexcept { return held_; }
   [[nodiscard]] std::uint64_t next_number() const noexcept { return last_number_ + 1; }
@@ -72,12 +77,14 @@ public:
     std::int64_t clock_offset_us = 0;
     std::uint64_t config = 0; // of the peer's rules when it answered
     std::string tls;
+    const char *compression = ""; // zstd, off, or unavailable: wanted, and the peer is too old for it
   };
   [[nodiscard]] const PeerFacts &facts() const noexcept { return facts_; }
 
 private:
   struct Told; // the reply to a hello
   Told say_hello();
+  void agree_on_compression(std::uint64_t features);
   void check_identity(const Told &told);
   void store_identity(const Told &told);
   void make_session(const Told &told);
@@ -95,6 +102,8 @@ private:
   std::uint64_t generation_ = 0;
   std::vector<Claim> claims_;
   std::string not_taken_;
+  bool packs_ = false;
+  core::ChunkPacker packer_;
   PeerFacts facts_;
 };
 

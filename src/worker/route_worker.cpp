@@ -145,6 +145,7 @@ private:
         slot.clock_offset_us = link_.facts().clock_offset_us;
         strlcpy(slot.peer_version, link_.facts().version.c_str(), sizeof slot.peer_version);
         strlcpy(slot.tls, link_.facts().tls.c_str(), sizeof slot.tls);
+        strlcpy(slot.compression, link_.facts().compression, sizeof slot.compression);
       });
     });
   }

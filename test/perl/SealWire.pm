@@ -140,6 +140,7 @@ sub hello
 		$r{clusters}{$name} = { verdict => $self->take_u8, epoch => $self->take_u64, primary => $self->take_text };
 	}
 	return \%r if $r{problem}{sqlstate} ne '';
+	$r{features} = $self->take_varint;
 	$self->{generation} = $r{generation};
 	@$self{qw(batch batch_id)} = $r{has_batch} ? @r{qw(batch batch_id)} : (0, "\0" x 16);
 	$self->{tables} = {};
@@ -218,6 +219,21 @@ sub partial
 	my $mask = "\0" x int((@{$t->{columns}} + 7) / 8);
 	vec($mask, $_, 1) = 1 for @which;
 	return { rows => scalar @$rows, bytes => $self->section('P', $t->{number}, scalar @$rows, sized($mask) . join '', map { $self->row($t, \@which, $_) } @$rows) };
+}
+
+# the bytes of sections as a packed chunk: a zstd frame of one raw block, which needs no library
+sub packed
+{
+	my ($self, @sections) = @_;
+	my ($rows, $bytes) = (0, join '', map { $_->{bytes} } @sections);
+	$rows += $_->{rows} for @sections;
+	return { rows => $rows, bytes => frame(length $bytes, 0, $bytes) };
+}
+# frame(ANNOUNCED SIZE, TYPE of the block: 0 raw, 1 one byte many times, CONTENT, SIZE of the block)
+sub frame
+{
+	my ($announced, $type, $content, $size) = @_;
+	return "Z\x28\xb5\x2f\xfd\xe0" . u64($announced) . substr(u32(($size // length $content) << 3 | $type << 1 | 1), 0, 3) . $content;
 }
 
 sub put { my ($self, @sections) = @_; return $self->call('wire_put', join '', map { $_->{bytes} } @sections) }
