@@ -147,7 +147,8 @@ subtest 'T17: the log is full: tables are marked and shipped again' => sub {
 	for (1 .. 100)
 	{
 		$before = $east->safe_psql($db, $log_bytes);
-		$east->safe_psql($db, "UPDATE t SET v = 'while full' WHERE id BETWEEN 1000000 AND 1010000");
+		# Another value each time: what does not change is not captured anyway
+		$east->safe_psql($db, "UPDATE t SET v = 'while full $_' WHERE id BETWEEN 1000000 AND 1010000");
 		last if $east->safe_psql($db, $log_bytes) - $before < 10000 * 4;
 		usleep(100_000);
 	}
