@@ -91,21 +91,24 @@ SELECT seal_sync.sync_now();
 RESET ROLE;
 
 -- Keys for readers, rows only for those who may select from the table and as row security shows them
-INSERT INTO seal_sync.held (peer, relation, leaf, cluster_id, key, state, message)
-VALUES ('west', 'public.secret'::regclass, 0, 0, '\x01000000', 'quarantined', 'refused');
+INSERT INTO seal_sync.held (peer, relation, leaf, cluster_id, key, state, sqlstate, message, detail)
+VALUES ('west', 'public.secret'::regclass, 0, 0, '\x01000000', 'quarantined', '22P02', 'quotes a value', 'quotes a row');
+SET ROLE regress_monitor;
+SELECT message FROM seal_sync.health WHERE code = 'quarantined_keys';
+RESET ROLE;
 SET ROLE regress_reader;
-SELECT relation, kind, key, cluster, waiting_for, state FROM seal_sync.pending ORDER BY state;
-SELECT relation, key, row_image, message FROM seal_sync.quarantine;
+SELECT relation, kind, key, cluster, waiting_for, state, reason FROM seal_sync.pending ORDER BY state;
+SELECT relation, key, row_image, message, detail FROM seal_sync.quarantine;
 SELECT seal_sync.pause('west');
 SELECT * FROM seal_sync.status;
 RESET ROLE;
 GRANT SELECT ON public.secret TO regress_reader;
 SET ROLE regress_reader;
-SELECT relation, key, cluster, row_image FROM seal_sync.quarantine;
+SELECT relation, key, cluster, row_image, message, detail FROM seal_sync.quarantine;
 RESET ROLE;
 ALTER TABLE public.secret ENABLE ROW LEVEL SECURITY;
 SET ROLE regress_reader;
-SELECT relation, key, row_image FROM seal_sync.quarantine;
+SELECT relation, key, row_image, message, detail FROM seal_sync.quarantine;
 RESET ROLE;
 
 SET ROLE regress_app;

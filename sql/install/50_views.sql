@@ -114,7 +114,10 @@ FROM (SELECT seal_sync.pending_entries() AS e) l -- in the select list, so that 
 UNION ALL
 SELECT h.relation::regclass,
     CASE h.kind WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' ELSE 'copy' END,
-    seal_sync.key_as_json(h.relation, h.key), c.cluster, NULL, h.first_failed_at, NULL, ARRAY[h.peer], h.state, h.message
+    seal_sync.key_as_json(h.relation, h.key), c.cluster, NULL, h.first_failed_at, NULL, ARRAY[h.peer], h.state,
+    CASE WHEN h.state <> 'quarantined' OR pg_catalog.has_table_privilege(h.relation, 'SELECT')
+            AND NOT pg_catalog.row_security_active(h.relation)
+        THEN h.message ELSE pg_catalog.format('refused with SQLSTATE %s', h.sqlstate) END -- as in quarantine
 FROM seal_sync.held h
 LEFT JOIN seal_sync.table_rule r ON r.relation = h.relation
 LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id OR h.cluster_id = 0 AND c.cluster = r.cluster;
@@ -126,12 +129,17 @@ SELECT h.id, h.peer,
         WHERE i.row_image ->> r.cluster_column::text = ANY (m.match_values))) AS cluster,
     h.relation::regclass AS relation, seal_sync.key_as_json(h.relation, h.key) AS key,
     CASE h.kind WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' ELSE 'copy' END AS kind,
-    i.row_image, h.sqlstate, h.message, h.detail, h.constraint_name, h.batch,
+    i.row_image, h.sqlstate,
+    CASE WHEN t.readable THEN h.message ELSE pg_catalog.format('refused with SQLSTATE %s', h.sqlstate) END AS message,
+    CASE WHEN t.readable THEN h.detail END AS detail, h.constraint_name, h.batch,
     h.first_failed_at, h.last_failed_at, h.attempts, h.next_retry_at, NULL::bigint AS held_by, h.state
 FROM seal_sync.held h
 LEFT JOIN seal_sync.table_rule r ON r.relation = h.relation
 LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id OR h.cluster_id = 0 AND c.cluster = r.cluster
 CROSS JOIN LATERAL (SELECT seal_sync.row_image(h.relation, h.key) AS row_image OFFSET 0) i
+-- Reasons quote values of rows: for those who may see all rows.
+CROSS JOIN LATERAL (SELECT pg_catalog.has_table_privilege(h.relation, 'SELECT')
+    AND NOT pg_catalog.row_security_active(h.relation) AS readable) t
 WHERE h.state = 'quarantined';
 COMMENT ON VIEW seal_sync.quarantine IS 'keys that a peer has refused, with its reason; they are tried again';
 
@@ -292,7 +300,9 @@ WITH server AS MATERIALIZED (
 ), held AS MATERIALIZED (
     SELECT h.peer, h.relation, h.state, CASE WHEN h.awaits_cluster THEN h.cluster_id END AS awaited,
         pg_catalog.count(*) AS keys, pg_catalog.min(h.first_failed_at) AS since,
-        (pg_catalog.array_agg(h.message ORDER BY h.last_failed_at DESC))[1] AS message,
+        -- No rows for monitors: messages of these classes name tables and constraints, others quote values.
+        (pg_catalog.array_agg(CASE WHEN h.state <> 'quarantined' OR "left"(h.sqlstate, 2) IN ('23', '42', '55')
+            THEN h.message ELSE 'SQLSTATE ' || h.sqlstate END ORDER BY h.last_failed_at DESC))[1] AS message,
         (pg_catalog.array_agg(h.hint ORDER BY h.last_failed_at DESC))[1] AS hint
     FROM seal_sync.held h GROUP BY 1, 2, 3, 4
 ), findings(severity, code, scope, since, message, hint) AS (

@@ -86,8 +86,20 @@ void refuse_current(Attempt *attempt, const char *sqlstate, const char *message,
 }
 
 void refuse_current(Attempt *attempt, const ErrorData *error) {
-  refuse_current(attempt, unpack_sql_state(error->sqlerrcode), error->message, error->detail,
-                 error->constraint_name);
+  refuse_current(attempt, unpack_sql_state(error->sqlerrcode), error->message,
+                 quotes_rows(error) ? nullptr : error->detail, error->constraint_name);
+}
+
+bool quotes_rows(const ErrorData *error) {
+  switch (error->sqlerrcode) {
+  case ERRCODE_CHECK_VIOLATION:
+  case ERRCODE_NOT_NULL_VIOLATION:
+  case ERRCODE_EXCLUSION_VIOLATION:
+  case ERRCODE_WITH_CHECK_OPTION_VIOLATION:
+    return true;
+  default:
+    return false;
+  }
 }
 
 bool is_row_error(const ErrorData *error) {

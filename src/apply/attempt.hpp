@@ -91,6 +91,9 @@ void refuse_current(Attempt *attempt, const char *sqlstate, const char *message,
 /// The same with an error as reason.
 void refuse_current(Attempt *attempt, const ErrorData *error);
 
+/// Whether the detail of an error quotes a row that stands here, with columns that the peer may not know.
+bool quotes_rows(const ErrorData *error);
+
 /// Whether an error concerns the row at hand, and not this attempt as a whole.
 bool is_row_error(const ErrorData *error);
 

@@ -2,6 +2,7 @@
 #include "apply/receive_buffer.hpp"
 
 #include "apply/reply.hpp"
+#include "pg/guc.hpp"
 
 extern "C" {
 #include "commands/tablespace.h"
@@ -12,7 +13,10 @@ namespace seal_sync::apply {
 namespace {
 
 constexpr Size kMemoryLimit = 16 * 1024 * 1024;
-constexpr uint32 kMaxChunks = 1 << 24;
+// For each of them there is an entry in memory. A sender fills its chunks (256 kB), so it reaches
+// seal_sync.max_batch_size first.
+constexpr uint32 kMaxChunks = 1 << 20;
+constexpr Size kChunkOverhead = 64; // of a small one in memory
 
 void write_to_file(ReceiveBuffer *buffer, ReceiveBuffer::Chunk *chunk, core::ByteSpan bytes) {
   if (buffer->file == nullptr) {
@@ -28,6 +32,24 @@ void write_to_file(ReceiveBuffer *buffer, ReceiveBuffer::Chunk *chunk, core::Byt
   chunk->offset = buffer->end_offset;
   BufFileWrite(buffer->file, const_cast<uint8 *>(bytes.data()), bytes.size());
   BufFileTell(buffer->file, &buffer->end_file, &buffer->end_offset);
+}
+
+/// A sender that has lost its way, or means no good. What it has sent is of no use any more.
+void check_limits(ReceiveBuffer *buffer, core::ByteSpan chunk) {
+  const uint64 limit = static_cast<uint64>(guc::max_batch_size) * 1024 * 1024;
+  const uint64 bytes = buffer->bytes + chunk.size();
+  if (bytes > limit) {
+    drop_chunks(buffer);
+    ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+            errmsg("a batch of a peer is larger than seal_sync.max_batch_size"),
+            errdetail("The limit is %d MB.", guc::max_batch_size),
+            errhint("Raise seal_sync.max_batch_size on the receiving node, or have less to send at once."));
+  }
+  if (buffer->chunks >= kMaxChunks) {
+    drop_chunks(buffer);
+    ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+            errmsg("a batch of a peer has too many chunks"), errdetail("The limit is %u.", kMaxChunks));
+  }
 }
 
 } // namespace
@@ -48,8 +70,7 @@ uint64 check_chunk(core::ByteSpan chunk) {
 
 void add_chunk(ReceiveBuffer *buffer, MemoryContext parent, core::ByteSpan bytes) {
   const uint64 rows = check_chunk(bytes);
-  if (buffer->chunks >= kMaxChunks)
-    ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("too many chunks in a batch"));
+  check_limits(buffer, bytes);
   if (buffer->context == nullptr) {
     *buffer = ReceiveBuffer{};
     buffer->context = AllocSetContextCreate(parent, "seal_sync received batch", ALLOCSET_DEFAULT_SIZES);
@@ -65,14 +86,15 @@ void add_chunk(ReceiveBuffer *buffer, MemoryContext parent, core::ByteSpan bytes
   ReceiveBuffer::Chunk *chunk = &buffer->index[buffer->chunks];
   *chunk = {};
   chunk->size = static_cast<uint32>(bytes.size());
-  if (buffer->in_memory + bytes.size() <= kMemoryLimit) {
+  if (buffer->in_memory + bytes.size() + kChunkOverhead <= kMemoryLimit) {
     chunk->data = static_cast<uint8 *>(palloc(bytes.size() + 1));
     memcpy(chunk->data, bytes.data(), bytes.size());
-    buffer->in_memory += bytes.size();
+    buffer->in_memory += bytes.size() + kChunkOverhead;
   } else {
     write_to_file(buffer, chunk, bytes);
   }
   buffer->rows += rows;
+  buffer->bytes += bytes.size();
   buffer->chunks += 1; // last: an error above leaves the chunk out
   MemoryContextSwitchTo(caller);
 }

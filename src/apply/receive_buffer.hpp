@@ -3,8 +3,9 @@
 //
 // Owned by the session, filled by wire_put, read by wire_apply as often as a batch is repeated.
 // Nothing here touches a user table: a batch is complete on this node before its first lock is taken,
-// so a sender that stalls holds nothing (trap T12). Invariant: a chunk is kept only when its sections
-// were walked once without damage.
+// so a sender that stalls holds nothing (trap T12). Invariants: a chunk is kept only when its sections
+// were walked once without damage; whatever a peer sends, memory stays below some 60 MB and the file
+// below seal_sync.max_batch_size.
 
 #include "core/wire.hpp"
 #include "pg/postgres.hpp"
@@ -15,6 +16,7 @@ struct ReceiveBuffer {
   MemoryContext context; // child of the session's, nullptr while empty
   uint32 chunks;
   uint64 rows;
+  uint64 bytes;
   // per chunk; data is nullptr when it went to the file
   struct Chunk {
     uint8 *data;

@@ -15,11 +15,35 @@
 namespace seal_sync::apply {
 namespace {
 
+/// Monitors see numbers and names, no rows: what is raised for the values of a row, by a type's input or
+/// by the user's own code, quotes them in its message.
+bool message_quotes_values(const ErrorData *error) {
+  switch (ERRCODE_TO_CATEGORY(error->sqlerrcode)) {
+  case MAKE_SQLSTATE('0', '8', '0', '0', '0'):
+  case MAKE_SQLSTATE('0', 'A', '0', '0', '0'):
+  case MAKE_SQLSTATE('2', '3', '0', '0', '0'):
+  case MAKE_SQLSTATE('2', '5', '0', '0', '0'):
+  case MAKE_SQLSTATE('4', '0', '0', '0', '0'):
+  case MAKE_SQLSTATE('4', '2', '0', '0', '0'):
+  case MAKE_SQLSTATE('5', '3', '0', '0', '0'):
+  case MAKE_SQLSTATE('5', '4', '0', '0', '0'):
+  case MAKE_SQLSTATE('5', '5', '0', '0', '0'):
+  case MAKE_SQLSTATE('5', '7', '0', '0', '0'):
+  case MAKE_SQLSTATE('5', '8', '0', '0', '0'):
+  case MAKE_SQLSTATE('X', 'X', '0', '0', '0'):
+    return false;
+  default:
+    return true;
+  }
+}
+
 /// What status shows of the last failure of a peer's batch.
 void publish_error(Session *session, const ErrorData *error) {
   if (session->slot == nullptr)
     return;
-  char *const text = pstrdup(error->message != nullptr ? error->message : "");
+  char *const text = message_quotes_values(error)
+                         ? psprintf("a row was refused with SQLSTATE %s", unpack_sql_state(error->sqlerrcode))
+                         : pstrdup(error->message != nullptr ? error->message : "");
   cut_text(text, sizeof session->slot->last_error - 1);
   LWLockAcquire(pg::shared_lock(), LW_EXCLUSIVE);
   session->slot->last_error_at = GetCurrentTimestamp();
@@ -49,6 +73,10 @@ template <typename Fn> void publishing_errors(Session *session, Fn fn) {
     if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != MAKE_SQLSTATE('S', 'S', '0', '0', '0'))
       publish_error(session, error);
     shorten(error);
+    if (quotes_rows(error) && error->detail_log == nullptr) { // for the log of this node only
+      error->detail_log = error->detail;
+      error->detail = nullptr;
+    }
     FlushErrorState();
     ReThrowError(error);
   }

@@ -16,6 +16,7 @@ char *databases = nullptr;
 bool enabled = true;
 int guard = kGuardRefuse;
 int log_full_action = kMarkDirty;
+int max_batch_size = 65536;
 int max_log_size = 10240;
 int max_snapshot_age = 300000;
 int reply_timeout = 60000;
@@ -82,6 +83,9 @@ void init() {
                            "mark_dirty: changes are not logged, tables are marked, and their rows shipped again later.",
                            &log_full_action, kMarkDirty, kLogFullOptions, PGC_SIGHUP, 0, nullptr,
                            nullptr, nullptr);
+  DefineCustomIntVariable("seal_sync.max_batch_size", "Largest batch that a peer may send.",
+                          "It is collected in temporary files before it is applied.", &max_batch_size,
+                          max_batch_size, 1, INT_MAX / 2, PGC_SIGHUP, GUC_UNIT_MB, nullptr, nullptr, nullptr);
   DefineCustomIntVariable("seal_sync.max_log_size", "Largest size of the change log.",
                           "0 means no limit.", &max_log_size, max_log_size, 0, INT_MAX / 2, PGC_SIGHUP,
                           GUC_UNIT_MB, nullptr, nullptr, nullptr);

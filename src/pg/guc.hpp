@@ -16,6 +16,7 @@ extern char *databases;        // list of names, empty: all
 extern bool enabled;
 extern int guard;           // Guard
 extern int log_full_action; // LogFullAction
+extern int max_batch_size;  // MB
 extern int max_log_size;    // MB, 0: no limit
 extern int max_snapshot_age; // ms
 extern int reply_timeout;    // ms

@@ -175,6 +175,21 @@ is_deeply([ map { [ unpack('xl<', $_->{key}), $_->{sqlstate}, $_->{constraint} ]
 	[ [ 5, '23514', 'c_v_check' ], [ 12, '22003', '' ], [ 15, '23514', 'c_v_check' ], [ 17, '22001', '' ], [ 25, '23514', 'c_v_check' ], [ 35, '23514', 'c_v_check' ] ],
 	'which are refused with their reasons') or diag explain $got->{refused};
 is($got->{attempts}, 2, 'two attempts');
+# what stands in columns that the peer does not know stays here
+sql(q(ALTER TABLE c ADD COLUMN secret text DEFAULT 'only here'; CREATE ROLE watcher LOGIN; GRANT seal_sync_monitor TO watcher));
+$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O)], [qw(w varchar T 0 0 9)] ]);
+my $read = -s $west->logfile;
+$got = $east->apply(sections => [ $east->partial('public.c', [qw(id v)], [ [ 1, 'bad' ] ]) ]);
+is_deeply([ @$got{qw(error detail)} ], [ '23514', undef ], 'no detail for the peer') or diag explain $got;
+like(substr(slurp_file($west->logfile), $read), qr/Failing row contains .*only here/, 'but in the log of this node');
+$got = $east->batch($east->partial('public.c', [qw(id v)], [ [ 1, 'bad' ] ]));
+is_deeply([ map { @$_{qw(sqlstate detail constraint)} } @{$got->{refused}} ], [ '23514', '', 'c_v_check' ], 'nor with a refused row') or diag explain $got;
+$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric T)], [qw(w varchar T 0 0 9)] ]);
+$got = $east->apply(sections => [ $east->whole('public.c', [ [ 2, 'v', 'number 4711', undef ] ]) ]);
+is($got->{error}, '22P02', 'a value that does not fit its type') or diag explain $got;
+is(sql(q(SET ROLE watcher; SELECT last_error_sqlstate || ' ' || last_error FROM seal_sync.status WHERE direction = 'in')), '22P02 a row was refused with SQLSTATE 22P02', 'is not shown to those who watch');
+sql('ALTER TABLE c DROP COLUMN secret');
+$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O)], [qw(w varchar T 0 0 9)] ]);
 is(sql('SELECT count(*), count(*) FILTER (WHERE w = \'fit \') FROM c'), '34|1', 'rows');
 # many refused rows: those that remain are written once more, in one subtransaction
 $got = $east->batch($east->whole('public.c', [ map { [ $_, $_ % 2 ? 'bad' : 'good', undef, undef ] } 1001 .. 1200 ]));

@@ -119,7 +119,10 @@ is_deeply([ map { length } @{$got->{refused}[0]}{qw(message detail)} ], [ 1023, 
 
 $got = $east->apply(sections => [ $east->whole('public.wordy', [ [ 1, 'a' ] ]) ]);
 is_deeply([ $got->{error}, length $got->{message}, length $got->{detail} ], [ 'P0001', 1023, 1024 ], 'so is the error of a first attempt') or diag length $got->{message};
-is($west->safe_psql('postgres', q(SELECT length(last_error), octet_length(last_error) FROM seal_sync.get_origins() WHERE last_error <> '')), '128|255', 'status shows whole characters');
+is($west->safe_psql('postgres', q(SELECT last_error FROM seal_sync.get_origins() WHERE last_error <> '')), 'a row was refused with SQLSTATE P0001', 'status does not show what a trigger says');
+sql(q(CREATE OR REPLACE FUNCTION wordy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'xy%', repeat(U&'\00e4', 100000) USING ERRCODE = '23514'; END $$));
+$got = $east->apply(sections => [ $east->whole('public.wordy', [ [ 1, 'a' ] ]) ]);
+is($west->safe_psql('postgres', q(SELECT length(last_error) || ' ' || octet_length(last_error) FROM seal_sync.get_origins() WHERE last_error <> '')), '128 254', 'and else whole characters');
 # many long texts
 sql(q(CREATE OR REPLACE FUNCTION wordy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'x%', repeat('m', 2000) USING DETAIL = repeat('d', 2000); END $$));
 $got = $east->batch($east->whole('public.wordy', [ map { [ $_, 'x' ] } 1 .. 12_000 ]));

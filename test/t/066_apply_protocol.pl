@@ -93,6 +93,34 @@ my $hour = $century - 36_525 * 86_400_000_000;
 is($east->apply(until => $hour, sections => [ $east->whole('public.c', [ [ 5002, 'fine' ] ]) ])->{error}, undef, 'a time of the past');
 is(sql(q(SELECT complete_until < now() FROM seal_sync.applied_0 ORDER BY batch DESC LIMIT 1)), 't', 'stays as it is');
 
+# ---- what a peer may send is limited --------------------------------------------------------------------
+sub largest_batch
+{
+	my ($size) = @_;
+	sql("ALTER SYSTEM SET seal_sync.max_batch_size = '$size'; SELECT pg_reload_conf()");
+	Time::HiRes::sleep(0.01) until $east->sql('SHOW seal_sync.max_batch_size')->{value} eq $size;
+	return;
+}
+sql('GRANT pg_read_all_stats TO ' . $east->sql('SELECT session_user')->{value});
+largest_batch('1MB');
+ok($east->sql(q(SELECT count(*) FROM pg_backend_memory_contexts))->{value} > 0, 'memory can be seen');
+my $half = $east->whole('public.c', [ [ 6000, 'x' x 600_000 ] ]);
+is($east->put($half)->{error}, undef, 'a chunk');
+$got = $east->put($half);
+is($got->{error}, '53400', 'one more than a batch may have') or diag explain $got;
+is($got->{message}, 'a batch of a peer is larger than seal_sync.max_batch_size', 'message');
+$got = $east->sql(q(SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'seal_sync received batch'));
+is($got->{value}, 0, 'nothing is kept of it') or diag explain $got;
+is($east->put($half)->{error}, undef, 'a smaller batch');
+$got = $east->apply(sections => [ $east->whole('public.c', [ [ 6001, 'y' ] ]) ], chunks => 1, rows => 2);
+is($got->{inserted}, 2, 'goes through') or diag explain $got;
+largest_batch('64GB');
+my $tiny = unpack 'H*', $east->removed('public.c', [ [6000] ])->{bytes};
+my $put = "SELECT count(seal_sync.wire_put('\\x$tiny'))::int FROM generate_series";
+is($east->sql("$put(1, 1048576)")->{value}, 1_048_576, 'a million tiny chunks');
+cmp_ok($_ = $east->sql(q(SELECT total_bytes FROM pg_backend_memory_contexts WHERE name = 'seal_sync received batch'))->{value}, '<', 64 * 1024 * 1024, 'take bounded memory') or diag $_;
+is($east->sql("$put(1, 1)")->{error}, '54000', 'more do not');
+
 # ---- the same with a real sender ------------------------------------------------------------------------
 {
 	my ($from, $to) = two_nodes();
