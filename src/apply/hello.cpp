@@ -9,6 +9,7 @@
 #include "apply/origin.hpp"
 #include "apply/progress.hpp"
 #include "apply/reply.hpp"
+#include "apply/stream.hpp"
 #include "apply/settings.hpp"
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
@@ -173,6 +174,7 @@ void publish_connection(Session *session, std::string_view version) {
 
 /// Accepted unless the reply carries a problem.
 HelloReply receive(const ReceivedHello &hello) {
+  refuse_while_streaming(); // the batch belongs to the session that would end here
   HelloReply reply;
   reply.problem = check_speaker(hello);
   if (reply.problem.sqlstate.empty())

@@ -18,13 +18,10 @@ constexpr int kMostSilenceMs = 1000;
 Attempt *stream = nullptr; // in the transaction's memory
 
 void at_transaction_end(XactEvent event, void *) {
-  if (stream == nullptr)
-    return;
   if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
-    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("a batch was begun and not finished"),
-            errdetail("Batch " UINT64_FORMAT " of node \"%s\".", stream->request.batch,
-                      NameStr(stream->session->origin)));
-  stream = nullptr;
+    refuse_while_streaming();
+  else
+    stream = nullptr;
 }
 
 void apply_chunk(core::ByteSpan chunk, Ordinal first) {
@@ -57,14 +54,19 @@ template <typename Fn> void as_part(Fn fn) {
 
 bool streaming() noexcept { return stream != nullptr; }
 
+void refuse_while_streaming() {
+  if (stream != nullptr)
+    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("a batch was begun and not finished"),
+            errdetail("Batch " UINT64_FORMAT " of node \"%s\".", stream->request.batch,
+                      NameStr(stream->session->origin)));
+}
+
 void begin_stream(Session *session, core::Reader *request) {
   static bool registered = false;
   if (!registered)
     RegisterXactCallback(at_transaction_end, nullptr);
   registered = true;
-  if (stream != nullptr)
-    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("a batch was begun already"));
-
+  refuse_while_streaming();
   const MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
   core::ByteSpan last_chunk;
   core::Buffer answer = make_buffer(CurrentMemoryContext);

@@ -18,6 +18,7 @@ void begin_stream(Session *session, core::Reader *request);
 
 /// Whether this transaction has begun a batch that is not finished.
 bool streaming() noexcept;
+void refuse_while_streaming();
 
 /// Applies a chunk, after those that were collected before the batch began.
 void stream_chunk(Session *session, core::ByteSpan chunk);

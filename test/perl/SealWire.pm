@@ -250,11 +250,12 @@ sub apply
 	$rows += $_->{rows} for @{$a{sections}};
 	$a{rows} //= $rows;
 	my $last = join '', map { $_->{bytes} } @{$a{sections}};
-	my $request = u64($a{batch}) . $a{id} . u64($a{previous}) . $a{previous_id} . u64($a{generation}) . u64($a{until}) . u8($a{careful})
+	$a{request} = u64($a{batch}) . $a{id} . u64($a{previous}) . $a{previous_id} . u64($a{generation}) . u64($a{until}) . u8($a{careful})
 		. varint($a{chunks}) . varint($a{rows}) . varint(scalar keys %{$a{epochs}})
 		. join('', map { sized($_) . u64($a{epochs}{$_}) } sort keys %{$a{epochs}}) . $last . ($a{extra} // '');
 	# one simple query, as the real sender sends it
-	my $got = $self->call('wire_apply', $request, "$a{begin}\\; ", $a{begin} ? '\\; COMMIT' : '');
+	return \%a if $a{only_request};
+	my $got = $self->call('wire_apply', $a{request}, $a{streamed} ? '' : "$a{begin}\\; ", $a{begin} ? '\\; COMMIT' : '');
 	if ($got->{error}) { $self->sql('ROLLBACK'); return { %$got, id => $a{id} } }
 	my %r = (id => $a{id}, size => length $self->{in}, status => $self->take_u8);
 	$r{$_} = $self->take_varint for qw(inserted updated deleted unchanged us);
@@ -277,6 +278,16 @@ sub apply
 	}
 	@$self{qw(batch batch_id)} = @a{qw(batch id)};
 	return \%r;
+}
+
+# begin(...as apply): opens a batch that is applied while it is put; finish it by apply(%$it, streamed => 1, ...)
+sub begin
+{
+	my ($self, %o) = @_;
+	my $a = $self->apply(%o, only_request => 1);
+	my $got = $self->call('wire_begin', $a->{request}, "$a->{begin}\\; ");
+	if ($got->{error}) { $self->sql('ROLLBACK'); return $got }
+	return { map { $_ => $a->{$_} } qw(batch previous previous_id id) };
 }
 
 # batch(SECTIONS): what a real sender does: a plain attempt, careful ones after an error of the data, wanted rows never
