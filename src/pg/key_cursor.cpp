@@ -105,19 +105,56 @@ void end_walk(KeyCursor *cursor) {
 
 enum class Walked { kFound, kAbsent, kTooFar };
 
+bool has_key(KeyCursor *cursor, const Datum *values, TupleTableSlot *row) {
+  for (int i = 0; i < cursor->count; ++i) {
+    bool is_null;
+    const Datum value = slot_getattr(row, cursor->index->rd_index->indkey.values[i], &is_null);
+    if (is_null || DatumGetInt32(FunctionCall2Coll(&cursor->compare[i], cursor->index->rd_indcollation[i], value,
+                                                   values[i])) != 0)
+      return false;
+  }
+  return true;
+}
+
+/// The row among the index entries with one key. The entries of one key stand in the order of their places, and new
+/// versions mostly come after old ones: the last is tried first. The walk may have left their leaf, and with its pin
+/// what keeps VACUUM from giving a place to another row: a snapshot that is no MVCC snapshot would see that row.
+bool fetch(KeyCursor *cursor, const Datum *values, ItemPointerData *places, int count, TupleTableSlot *row) {
+  while (count-- > 0) {
+    bool call_again = false;
+    if (table_index_fetch_tuple(cursor->walk->xs_heapfetch, &places[count], cursor->snapshot, row, &call_again,
+                                nullptr) &&
+        (IsMVCCSnapshot(cursor->snapshot) || has_key(cursor, values, row)))
+      return true;
+  }
+  return false;
+}
+
 Walked walk_to(KeyCursor *cursor, const Datum *values, TupleTableSlot *row) {
+  constexpr int kMostPlaces = 64;
+  ItemPointerData places[kMostPlaces];
+  int count = 0;
   for (int steps = 0; !cursor->at_end; step(cursor)) {
     const int order = compare_position(cursor, values);
     if (order > 0)
-      return Walked::kAbsent;
-    if (order == 0 && index_fetch_heap(cursor->walk, row)) {
-      cursor->found += 1;
-      return Walked::kFound;
-    }
-    if (order < 0 && ++steps > kMostSteps)
+      break;
+    if (order == 0) {
+      if (count == kMostPlaces) {
+        if (fetch(cursor, values, places, count, row)) {
+          cursor->found += 1;
+          return Walked::kFound;
+        }
+        count = 0;
+      }
+      places[count++] = cursor->walk->xs_heaptid;
+    } else if (++steps > kMostSteps) {
       return Walked::kTooFar;
+    }
   }
-  return Walked::kAbsent;
+  if (count == 0 || !fetch(cursor, values, places, count, row))
+    return Walked::kAbsent;
+  cursor->found += 1;
+  return Walked::kFound;
 }
 
 bool look_up(KeyCursor *cursor, const Datum *values, TupleTableSlot *row) {
