@@ -256,6 +256,14 @@ void forget_database(Oid database) {
   LWLockRelease(shared->stat_lock);
 }
 
+int connected_routes() noexcept {
+  int count = 0;
+  if (shared != nullptr)
+    for (const RouteSlot &slot : shared->routes)
+      count += slot.used && slot.connected_since != 0;
+  return count;
+}
+
 void add_table_stat(Oid relation, const char *peer, const TableStat &delta) {
   if (shared == nullptr)
     return;

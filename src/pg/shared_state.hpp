@@ -157,6 +157,9 @@ uint64 rules_count();
 void enter_idle(RouteSlot *slot);
 void leave_idle(RouteSlot *slot);
 
+/// Routes of this server, of all databases, that are connected. Read without a lock: a hint.
+int connected_routes() noexcept;
+
 /// Asks a route for a scan begun from now on. Returns the number that sync_done must reach, 0: no
 /// such route. The lock is taken here.
 uint64 request_sync(Oid database, const char *peer);

@@ -83,7 +83,7 @@ INSERT INTO seal_sync.peer (peer, server) VALUES ('east', 'east');
 SELECT seal_sync.cluster_create('a', primary_node => 'east');
 CREATE TABLE t (id int PRIMARY KEY, v text); SELECT seal_sync.table_add('t', cluster => 'a')));
 my $sender = SealWire->new($receiver, user => 'sync_in');
-is($sender->hello->{features}, 1, 'a receiver says that it can unpack');
+is($sender->hello->{features} & 1, 1, 'a receiver says that it can unpack');
 $sender->describe('public.t', [ [qw(id int4 F 4 1)], [qw(v text T)] ]);
 my @section = map { $sender->whole('public.t', [ [ $_, "row $_" ] ]) } 1 .. 3;
 
