@@ -62,6 +62,8 @@ void apply_chunk(core::ByteSpan chunk, Ordinal first) {
   begin_segment(stream);
   walk_one_chunk(stream, chunk, first);
   end_segment(stream);
+  // Nobody answers while it streams: it will fail, and until then would note what is wanted without a bound.
+  ask_for_wanted(stream);
 }
 
 /// What was put before the batch began.
