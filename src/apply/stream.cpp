@@ -135,6 +135,7 @@ void finish_stream(Session *session, core::Reader *in, core::Buffer *reply) {
     const core::wire::ApplyRequest &request = told.request;
     if (request.batch != stream->request.batch || !(request.batch_id == stream->request.batch_id))
       ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("another batch was begun"));
+    check_generation(session, stream->request.generation); // the peer may have been dropped since it began
     stream->request.complete_until = request.complete_until;
     stream->request.rows = request.rows;
     apply_collected(session);
