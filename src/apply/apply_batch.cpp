@@ -87,6 +87,15 @@ void check_apply_transaction() {
             errmsg("seal_sync.wire_apply needs a read-write transaction in isolation level READ COMMITTED"));
 }
 
+void ask_for_wanted(Attempt *attempt) {
+  const BatchNotes &notes = attempt->session->notes;
+  if (notes.unanswered > 0)
+    ereport(ERROR, errcode(sqlstate_of(core::wire::kNeedRows)),
+            errmsg("batch " UINT64_FORMAT " of node \"%s\" changes rows that are not here",
+                   attempt->request.batch, NameStr(attempt->session->origin)),
+            errdetail(INT64_FORMAT " rows are wanted whole.", notes.unanswered));
+}
+
 namespace {
 
 // ---- the attempt --------------------------------------------------------------------------------
@@ -101,16 +110,6 @@ Attempt *open_attempt(Session *session) {
   attempt->segment = AllocSetContextCreate(context, "seal_sync apply segment", ALLOCSET_DEFAULT_SIZES);
   attempt->rows = AllocSetContextCreate(context, "seal_sync apply rows", ALLOCSET_DEFAULT_SIZES);
   return attempt;
-}
-
-/// Partial updates that found no row; their whole rows come with the next attempt.
-void ask_for_wanted(Attempt *attempt) {
-  const BatchNotes &notes = attempt->session->notes;
-  if (notes.unanswered > 0)
-    ereport(ERROR, errcode(sqlstate_of(core::wire::kNeedRows)),
-            errmsg("batch " UINT64_FORMAT " of node \"%s\" changes rows that are not here",
-                   attempt->request.batch, NameStr(attempt->session->origin)),
-            errdetail(INT64_FORMAT " rows are wanted whole.", notes.unanswered));
 }
 
 /// A row's error may have a SQLSTATE that a sender takes for a passing one, for instance when it comes

@@ -33,6 +33,9 @@ struct ApplyContext {
 void enter_context(ApplyContext *context, Attempt *attempt);
 void leave_context(const ApplyContext *context);
 
+/// Raises kNeedRows after partial updates that found no row; their whole rows come with the next attempt.
+void ask_for_wanted(Attempt *attempt);
+
 /// What is judged when all rows are written. Not for careful attempts.
 void finish_rows(Attempt *attempt);
 

@@ -278,7 +278,7 @@ void walk_rows(Attempt *attempt, void *argument) {
 void walk_one_chunk(Attempt *attempt, core::ByteSpan chunk, Ordinal first) {
   BatchRows rows = {attempt, {}, 0, PG_UINT64_MAX};
   const MemoryContext caller = MemoryContextSwitchTo(attempt->segment);
-  (void)walk_chunk(attempt, &rows, chunk, first); // when too many rows are wanted, the batch fails at its end
+  (void)walk_chunk(attempt, &rows, chunk, first); // when too many rows are wanted, the batch fails after it
   MemoryContextSwitchTo(caller);
 }
 

@@ -76,7 +76,10 @@ List *insert_index_entries(IndexEntries *entries, EState *estate, TupleTableSlot
     FormIndexDatum(info, row, estate, values, nulls);
     const bool unchanged =
         replaced != nullptr && same_key(info, RelationGetDescr(entries->table), replaced, row);
-    const IndexUniqueCheck check = info->ii_Unique && !unchanged ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
+    // While an index is built concurrently, the version before need not be in it, nor have been checked against
+    // those that are; and the build believes entries that it finds.
+    const bool checked_before = unchanged && index->rd_index->indisvalid;
+    const IndexUniqueCheck check = info->ii_Unique && !checked_before ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
     (void)index_insert(index, values, nulls, &row->tts_tid, entries->table, check, unchanged, info);
   }
   if (entries->others == nullptr)

@@ -3,7 +3,7 @@
 //
 // Opened per leaf by target.cpp, called by row_writer.cpp after a row version is in the table. Invariant:
 // what ExecInsertIndexTuples() would have inserted and checked is inserted and checked, but for one thing
-// that cannot fail: the new version of a row cannot violate a unique index whose columns it did not change,
+// that cannot fail: the new version of a row cannot violate a valid unique index whose columns it did not change,
 // for the version before it, live until this transaction commits, keeps everybody else out. Leaving that
 // check out saves a visit to every version of the row.
 #include "pg/postgres.hpp"

@@ -9,6 +9,11 @@
 #include "config/config.hpp"
 #include "pg/latch.hpp"
 
+extern "C" {
+#include "storage/latch.h"
+#include "utils/timeout.h"
+}
+
 namespace seal_sync::apply {
 
 namespace {
@@ -17,11 +22,39 @@ constexpr int kMostSilenceMs = 1000;
 
 Attempt *stream = nullptr; // in the transaction's memory
 
-void at_transaction_end(XactEvent event, void *) {
-  if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
-    refuse_while_streaming();
+// ---- a sender that falls silent -------------------------------------------------------------------
+
+// The server's timeout for idle transactions runs only from the end of a call to the first message after it. A link
+// that breaks under load breaks inside of a call: its first message is there, which ends that timeout, and half of
+// the one with the chunk. So there is a timeout of our own, from part to part.
+TimeoutId silence = MAX_TIMEOUTS;
+
+/// In a signal handler. What ends an idle transaction ends this one, whatever is waited for; a peer that has
+/// switched that off is ended all the same.
+void at_silence() {
+  if (IdleInTransactionSessionTimeout > 0)
+    IdleInTransactionSessionTimeoutPending = true;
   else
-    stream = nullptr;
+    ProcDiePending = true;
+  InterruptPending = true;
+  SetLatch(MyLatch);
+}
+
+void wait_for_sender() { enable_timeout_after(silence, kMostSilenceMs); }
+
+void hear_sender() {
+  if (silence != MAX_TIMEOUTS)
+    disable_timeout(silence, false);
+}
+
+void at_transaction_end(XactEvent event, void *) {
+  if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) {
+    refuse_while_streaming();
+    return;
+  }
+  if (stream != nullptr)
+    hear_sender();
+  stream = nullptr;
 }
 
 void apply_chunk(core::ByteSpan chunk, Ordinal first) {
@@ -29,6 +62,8 @@ void apply_chunk(core::ByteSpan chunk, Ordinal first) {
   begin_segment(stream);
   walk_one_chunk(stream, chunk, first);
   end_segment(stream);
+  // Nobody answers while it streams: it will fail, and until then would note what is wanted without a bound.
+  ask_for_wanted(stream);
 }
 
 /// What was put before the batch began.
@@ -39,6 +74,7 @@ void apply_collected(Session *session) {
 
 /// Runs a part of the batch with the settings of apply, which end with each call.
 template <typename Fn> void as_part(Fn fn) {
+  hear_sender();
   const int64 began = pg::monotonic_us();
   check_apply_transaction();
   config::refresh();
@@ -63,8 +99,10 @@ void refuse_while_streaming() {
 
 void begin_stream(Session *session, core::Reader *request) {
   static bool registered = false;
-  if (!registered)
+  if (!registered) {
+    silence = RegisterTimeout(USER_TIMEOUT, at_silence);
     RegisterXactCallback(at_transaction_end, nullptr);
+  }
   registered = true;
   refuse_while_streaming();
   const MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
@@ -76,6 +114,7 @@ void begin_stream(Session *session, core::Reader *request) {
   attempt->owner = TopTransactionResourceOwner;
   bound_silence(kMostSilenceMs);
   stream = attempt;
+  wait_for_sender();
   MemoryContextSwitchTo(caller);
 }
 
@@ -85,6 +124,7 @@ void stream_chunk(Session *session, core::ByteSpan chunk) {
     apply_chunk(chunk, ordinal_of(stream->streamed_chunks, 0));
     ++stream->streamed_chunks;
   });
+  wait_for_sender();
 }
 
 void finish_stream(Session *session, core::Reader *in, core::Buffer *reply) {
@@ -95,6 +135,7 @@ void finish_stream(Session *session, core::Reader *in, core::Buffer *reply) {
     const core::wire::ApplyRequest &request = told.request;
     if (request.batch != stream->request.batch || !(request.batch_id == stream->request.batch_id))
       ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("another batch was begun"));
+    check_generation(session, stream->request.generation); // the peer may have been dropped since it began
     stream->request.complete_until = request.complete_until;
     stream->request.rows = request.rows;
     apply_collected(session);

@@ -4,8 +4,8 @@
 // wire_begin opens it in an explicit transaction, each wire_put that follows applies its chunk at once, wire_apply
 // finishes it like a collected one. Only over a fast link, which the sender measures: rows of the batch are locked
 // from now on, and the rule that no lock waits for the network (trap T12) is replaced by a bound: a sender that is
-// silent for kMostSilenceMs loses its connection, and with it the transaction. Nothing is careful here: any error
-// ends the transaction, and the sender ships a new batch that is collected first.
+// silent for kMostSilenceMs, between calls or inside of one, loses its connection, and with it the transaction.
+// Nothing is careful here: any error ends the transaction, and the sender ships a new batch that is collected first.
 // Invariant: a transaction that has begun a batch cannot commit before wire_apply has finished it.
 
 #include "apply/apply_session.hpp"

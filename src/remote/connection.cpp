@@ -525,7 +525,7 @@ void Connection::take_put_answers(std::size_t leave, bool forgiving, const pg::D
     case PGRES_COMMAND_OK:
       break;
     default:
-      if (!forgiving)
+      if (!forgiving || !alive()) // of a lost connection no further answer would come, nor anything to wait for
         throw core::Error(error_of(result.get(), conn_));
     }
   }
