@@ -126,6 +126,7 @@ private:
   }
 
   /// No single answer may take longer than reply_timeout, all together not longer than the snapshot may live.
+  /// Rows take time to apply, and that is no sign of a dead peer: a thousand a second at worst.
   [[nodiscard]] pg::Deadline deadline(int64 more_ms = 0) const {
     return pg::Deadline::earlier(age_, pg::Deadline::in_ms(guc::reply_timeout + more_ms));
   }
@@ -210,7 +211,7 @@ private:
         try_to_stream();
     }
     const int64 sending = pg::monotonic_us();
-    link_.connection().finish_puts(deadline());
+    link_.connection().finish_puts(deadline(streaming_ ? rows() : 0));
     times_.send += ms_since(sending);
     return true;
   }
@@ -219,7 +220,7 @@ private:
     if (chunk.size == 0)
       return;
     const int64 sending = pg::monotonic_us();
-    link_.connection().put(link_.packed(chunk.span()), deadline());
+    link_.connection().put(link_.packed(chunk.span()), deadline(streaming_ ? rows() : 0));
     times_.send += ms_since(sending);
     chunks_++;
     bytes_ += chunk.size;
@@ -243,7 +244,6 @@ private:
       std::optional<core::Error> problem;
       const int64 began = pg::monotonic_us();
       try {
-        // Rows take time to apply, and that is no sign of a dead peer: a thousand a second at worst.
         remote::Bytes answer = link_.connection().apply(request->span(), deadline(rows()));
         answered_ms_ = ms_since(began);
         return answer;
