@@ -15,21 +15,23 @@ namespace seal_sync::apply {
 namespace {
 
 // Tells our advisory locks from those of pg_advisory_lock(), which use 1 and 2 here.
-constexpr uint16 kLockClass = 0x5ea1;
+constexpr uint16 kLockClass = 0x5ea1;     // whose session speaks for a node; held by the session
+constexpr uint16 kPeerLockClass = 0x5ea2; // that a node is a peer, or is not; held to the end of a transaction
 constexpr int kPredecessorWaitMs = 5000;
 constexpr int kLookForHolderMs = 500; // reading the lock table stops all who lock
 
 Session *session = nullptr;
 
-LOCKTAG origin_lock_tag(const NameData &origin) {
+LOCKTAG lock_tag(const char *node, uint16 lock_class) {
   const uint64 hash = DatumGetUInt64(
-      hash_any_extended(reinterpret_cast<const unsigned char *>(NameStr(origin)),
-                        static_cast<int>(strlen(NameStr(origin))), 0));
+      hash_any_extended(reinterpret_cast<const unsigned char *>(node), static_cast<int>(strlen(node)), 0));
   LOCKTAG tag;
   SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, static_cast<uint32>(hash >> 32), static_cast<uint32>(hash),
-                       kLockClass);
+                       lock_class);
   return tag;
 }
+
+LOCKTAG origin_lock_tag(const NameData &origin) { return lock_tag(NameStr(origin), kLockClass); }
 
 /// The backend that holds the lock, from the lock table itself; 0: nobody.
 int holder_of(const LOCKTAG &tag) {
@@ -143,6 +145,16 @@ bool take_origin_lock(const NameData &origin) {
   }
 }
 
+void keep_peer(const NameData &origin) {
+  const LOCKTAG tag = lock_tag(NameStr(origin), kPeerLockClass);
+  (void)LockAcquire(&tag, ShareLock, false, false);
+}
+
+void lock_peer(const char *peer) {
+  const LOCKTAG tag = lock_tag(peer, kPeerLockClass);
+  (void)LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
 Session *open_session(const NameData &origin, int encoding, uint64 generation) {
   register_callbacks();
   if (session != nullptr && strcmp(NameStr(session->origin), NameStr(origin)) != 0) {
@@ -186,6 +198,7 @@ void forget_batch(Session *s) {
 }
 
 void check_generation(Session *s, uint64 generation) {
+  keep_peer(s->origin);
   const OriginRow row = read_origin(s->origin);
   if (!row.found) { // peer_drop: configuration, nothing that contradicts
     const char *const state = core::wire::kNotPeer;

@@ -50,6 +50,13 @@ bool take_origin_lock(const NameData &origin);
 Session *open_session(const NameData &origin, int encoding, uint64 generation);
 void close_session();
 
+/// Until the end of the transaction `origin` stays a peer, or stays none: peer_drop waits for it and it for
+/// peer_drop. To be called before it is looked at; what is read of a peer and written for it would otherwise
+/// belong to two different ones. Waits as bound_lock_waits() says.
+void keep_peer(const NameData &origin);
+/// The other side of it, for peer_drop.
+void lock_peer(const char *peer);
+
 /// The generation's rule (trap T4) for a call that presents one: raises kContradiction unless it is
 /// the one issued to this connection and no later connection has been given a newer one. Notes that it
 /// is confirmed.

@@ -223,9 +223,10 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_hello) {
   // A generation that was answered and then lost in a crash would make the peer look like a clone.
   require_durable_commit();
   bound_lock_waits();
-  config::refresh();
   core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
   const ReceivedHello hello = read_hello(&in);
+  keep_peer(hello.node);
+  config::refresh(); // after the wait
   core::wire::HelloReply answer = receive(hello);
   answer.clock = GetCurrentTimestamp();
   core::Buffer reply = begin_reply();

@@ -153,6 +153,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_heartbeat) {
   config::refresh();
   if (!session->confirmed) // what is confirmed must not be lost in a crash
     require_durable_commit();
+  bound_lock_waits();
   check_generation(session, generation);
   publish_contact(session, complete_until);
   const Applied last = last_applied(NameStr(session->origin));

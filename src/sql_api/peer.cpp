@@ -4,6 +4,7 @@
 // not reachable or not installed yet is reported and tried again by the workers, a contradiction is
 // an error now rather than a riddle in the log later.
 
+#include "apply/apply_session.hpp"
 #include "scan/batch.hpp"
 #include "sql_api/peer_probe.hpp"
 
@@ -87,6 +88,8 @@ SEAL_SYNC_FUNCTION(seal_sync_peer_drop) {
 
   const AsOwner owner;
   const Spi spi;
+  const char *name = peer.c_str();
+  pg::call([name] { apply::lock_peer(name); }); // a message of it under way would leave something behind
   require_peer(peer);
   query("DELETE FROM seal_sync.peer WHERE peer = $1", {arg(peer)}); // takes peer_state and held along
   for (const char *table : {"route_history_0", "route_history_1"})

@@ -121,6 +121,50 @@ is($east->sql("$put(1, 1048576)")->{value}, 1_048_576, 'a million tiny chunks');
 cmp_ok($_ = $east->sql(q(SELECT total_bytes FROM pg_backend_memory_contexts WHERE name = 'seal_sync received batch'))->{value}, '<', 64 * 1024 * 1024, 'take bounded memory') or diag $_;
 is($east->sql("$put(1, 1)")->{error}, '54000', 'more do not');
 
+# ---- peer_drop that commits while a message of the peer is looked at -------------------------------------
+# The drop holds a table that the message comes to later than to its checks; it commits once somebody waits.
+$west->append_conf('postgresql.conf', "deadlock_timeout = 60s\nseal_sync.apply_lock_timeout = 60s");
+$west->reload;
+sub while_dropped
+{
+	my ($table, $act) = @_;
+	my ($in, $out) = ("BEGIN; SELECT seal_sync.peer_drop('east'); LOCK TABLE seal_sync.$table; SELECT 'held';
+		DO \$\$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_locks WHERE NOT granted) LOOP PERFORM pg_sleep(0.01); END LOOP; END \$\$;
+		COMMIT;\n", '');
+	my $drop = IPC::Run::start([ 'psql', '-XAtq', '-d', $west->connstr('postgres') ], '<', \$in, '>', \$out);
+	$drop->pump until $out =~ /held/;
+	my $got = $act->();
+	$drop->finish;
+	return $got;
+}
+sub left { return sql(q(SELECT (SELECT count(*) FROM seal_sync.origin) + (SELECT count(*) FROM seal_sync.applied_0) + (SELECT count(*) FROM seal_sync.applied_1))) }
+my $again = sub {
+	sql(q(SELECT seal_sync.peer_create('east')));
+	$east = SealWire->new($west, user => 'sync_in');
+	is($east->hello->{problem}{sqlstate}, '', 'introduced') or return;
+	is($east->describe('public.c', \@c)->{problem}{sqlstate}, '', 'c fits');
+};
+sql(q(SELECT seal_sync.peer_drop('east')));
+$again->();
+$got = $east->batch($east->whole('public.c', [ [ 7001, 'fine' ] ]));
+is($got->{error}, undef, 'a first batch');
+$got = while_dropped('applied_0', sub { $east->batch($east->whole('public.c', [ [ 7002, 'fine' ] ])) });
+is($got->{error}, 'SSW07', 'a batch under way finds itself without a peer, and contradicts nothing') or diag explain $got;
+is(left(), 0, 'nothing is left of the peer');
+$again->();
+$got = while_dropped('applied_0', sub { $east->batch($east->whole('public.c', [ [ 7003, 'fine' ] ])) });
+is($got->{error}, 'SSW07', 'nor does a first batch go through') or diag explain $got;
+is(left(), 0, 'nothing is left');
+$again->();
+$got = while_dropped('origin', sub { $east->heartbeat });
+is($got->{error}, 'SSW07', 'a heartbeat') or diag explain $got;
+is(left(), 0, 'nothing is left');
+$again->();
+$got = while_dropped('origin', sub { $east->hello });
+is($got->{problem}{sqlstate}, 'SSW07', 'a hello') or diag explain $got;
+is(left(), 0, 'leaves nothing behind');
+$again->();
+
 # ---- the same with a real sender ------------------------------------------------------------------------
 {
 	my ($from, $to) = two_nodes();
