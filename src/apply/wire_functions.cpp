@@ -10,38 +10,17 @@
 #include "apply/stream.hpp"
 #include "apply/unpack.hpp"
 #include "config/config.hpp"
+#include "core/quoting.hpp"
 #include "pg/boundary.hpp"
 
 namespace seal_sync::apply {
 namespace {
 
-/// Monitors see numbers and names, no rows: what is raised for the values of a row, by a type's input or
-/// by the user's own code, quotes them in its message.
-bool message_quotes_values(const ErrorData *error) {
-  switch (ERRCODE_TO_CATEGORY(error->sqlerrcode)) {
-  case MAKE_SQLSTATE('0', '8', '0', '0', '0'):
-  case MAKE_SQLSTATE('0', 'A', '0', '0', '0'):
-  case MAKE_SQLSTATE('2', '3', '0', '0', '0'):
-  case MAKE_SQLSTATE('2', '5', '0', '0', '0'):
-  case MAKE_SQLSTATE('4', '0', '0', '0', '0'):
-  case MAKE_SQLSTATE('4', '2', '0', '0', '0'):
-  case MAKE_SQLSTATE('5', '3', '0', '0', '0'):
-  case MAKE_SQLSTATE('5', '4', '0', '0', '0'):
-  case MAKE_SQLSTATE('5', '5', '0', '0', '0'):
-  case MAKE_SQLSTATE('5', '7', '0', '0', '0'):
-  case MAKE_SQLSTATE('5', '8', '0', '0', '0'):
-  case MAKE_SQLSTATE('X', 'X', '0', '0', '0'):
-    return false;
-  default:
-    return true;
-  }
-}
-
 /// What status shows of the last failure of a peer's batch.
 void publish_error(Session *session, const ErrorData *error) {
   if (session->slot == nullptr)
     return;
-  char *const text = message_quotes_values(error)
+  char *const text = core::message_may_quote_rows(unpack_sql_state(error->sqlerrcode))
                          ? psprintf("a row was refused with SQLSTATE %s", unpack_sql_state(error->sqlerrcode))
                          : pstrdup(error->message != nullptr ? error->message : "");
   cut_text(text, sizeof session->slot->last_error - 1);

@@ -1,6 +1,7 @@
 // See route_status.hpp.
 #include "worker/route_status.hpp"
 
+#include "core/quoting.hpp"
 #include "core/wire.hpp"
 #include "pg/boundary.hpp"
 #include "pg/latch.hpp"
@@ -18,12 +19,23 @@ template <std::size_t N> void copy_text(char (&field)[N], const char *text) {
   field[size] = '\0';
 }
 
-/// Details of data errors carry key values, which monitors may not see.
+// What monitors may read of an error. The log has all of it.
+
+std::string shown_message(const char *sqlstate, const char *message) {
+  if (core::message_may_quote_rows(sqlstate))
+    return std::string("a row was refused with SQLSTATE ") + sqlstate;
+  return message != nullptr ? message : "";
+}
+
+std::string shown_hint(const char *sqlstate, const char *hint) {
+  return hint == nullptr || core::message_may_quote_rows(sqlstate) ? "" : hint;
+}
+
+std::string shown_message(const core::Error &error) { return shown_message(error.sqlstate(), error.message().c_str()); }
+
 std::string full_text(const core::Error &error) {
-  const std::string_view sqlstate_class = std::string_view(error.sqlstate()).substr(0, 2);
-  if (sqlstate_class == "22" || sqlstate_class == "23" || sqlstate_class == "44")
-    return error.message();
-  return error.detail().empty() ? error.message() : error.message() + ": " + error.detail();
+  const std::string message = shown_message(error);
+  return error.detail().empty() || core::detail_may_quote_rows(error.sqlstate()) ? message : message + ": " + error.detail();
 }
 
 } // namespace
@@ -75,16 +87,17 @@ void RouteStatus::note_error(const char *sqlstate, const std::string &text, cons
 void RouteStatus::retrying(const core::Error &error, int64 pause_ms, int retries) {
   const bool not_ready = std::string_view(error.sqlstate()) == core::wire::kNotPeer;
   const pg::RouteState state = not_ready ? pg::RouteState::kWaitingPeer : pg::RouteState::kRetrying;
-  note_error(error.sqlstate(), full_text(error), error.hint());
+  note_error(error.sqlstate(), full_text(error), shown_hint(error.sqlstate(), error.hint().c_str()));
   const bool changed = state_ != state;
   state_ = state;
   reason_ = error.message();
+  const std::string shown = shown_message(error);
   update([&](pg::RouteSlot &slot) {
     const TimestampTz now = GetCurrentTimestamp();
     if (slot.state != state)
       slot.state_since = now;
     slot.state = state;
-    copy_text(slot.state_reason, error.message().c_str());
+    copy_text(slot.state_reason, shown.c_str());
     slot.retries = retries;
     slot.next_retry_at = now + pause_ms * 1000;
   });
@@ -96,14 +109,15 @@ void RouteStatus::retrying(const core::Error &error, int64 pause_ms, int retries
 }
 
 void RouteStatus::halted(const core::Error &error) {
-  note_error(error.sqlstate(), full_text(error), error.hint());
+  note_error(error.sqlstate(), full_text(error), shown_hint(error.sqlstate(), error.hint().c_str()));
   const bool changed = state_ != pg::RouteState::kHalted;
   state_ = pg::RouteState::kHalted;
+  const std::string shown = shown_message(error);
   update([&](pg::RouteSlot &slot) {
     if (slot.state != pg::RouteState::kHalted)
       slot.state_since = GetCurrentTimestamp();
     slot.state = pg::RouteState::kHalted;
-    copy_text(slot.state_reason, error.message().c_str());
+    copy_text(slot.state_reason, shown.c_str());
     slot.next_retry_at = 0;
   });
   if (changed)
@@ -111,6 +125,9 @@ void RouteStatus::halted(const core::Error &error) {
 }
 
 void RouteStatus::failed(const ErrorData *error) noexcept {
+  const char *sqlstate = unpack_sql_state(error->sqlerrcode);
+  const std::string message = shown_message(sqlstate, error->message);
+  const std::string hint = shown_hint(sqlstate, error->hint);
   update([&](pg::RouteSlot &slot) {
     const TimestampTz now = GetCurrentTimestamp();
     if (slot.state != pg::RouteState::kRetrying)
@@ -118,9 +135,9 @@ void RouteStatus::failed(const ErrorData *error) noexcept {
     slot.state = pg::RouteState::kRetrying;
     slot.retries++;
     slot.last_error_at = now;
-    strlcpy(slot.last_error_sqlstate, unpack_sql_state(error->sqlerrcode), sizeof slot.last_error_sqlstate);
-    copy_text(slot.last_error, error->message != nullptr ? error->message : "");
-    copy_text(slot.last_error_hint, error->hint != nullptr ? error->hint : "");
+    strlcpy(slot.last_error_sqlstate, sqlstate, sizeof slot.last_error_sqlstate);
+    copy_text(slot.last_error, message.c_str());
+    copy_text(slot.last_error_hint, hint.c_str());
     copy_text(slot.state_reason, slot.last_error);
   });
 }
