@@ -9,10 +9,9 @@
 #include "core/bytes.hpp"
 #include "core/error.hpp"
 #include "pg/latch.hpp"
-#include "remote/options.hpp"
+#include "remote/target.hpp"
 
 #include <string>
-#include <utility>
 #include <vector>
 
 struct pg_conn; // PGconn
@@ -20,21 +19,6 @@ struct pg_conn; // PGconn
 namespace seal_sync::remote {
 
 using Bytes = std::vector<std::uint8_t>;
-
-/// Where a foreign server leads and how to log in there.
-struct Target {
-  std::string server;
-  std::vector<std::pair<std::string, std::string>> options; // passwords too: never print
-  Compression compression = Compression::kAuto;
-  bool trusted = false; // the server belongs to a superuser; else a password must have been asked for
-
-  [[nodiscard]] std::string option(std::string_view name) const;
-  [[nodiscard]] std::string where() const; // server, host and port, for messages
-  [[nodiscard]] bool operator==(const Target &other) const = default;
-};
-
-/// Server and the user mapping of role seal_sync_worker. Inside a transaction.
-Target target_of(const std::string &server);
 
 /// How far connecting has come.
 enum class Step { kDns, kTcp, kTls, kAuth, kConnected };

@@ -31,7 +31,7 @@ private:
              std::string hint = {}) {
     probe_.verdict = verdict;
     probe_.sqlstate = sqlstate;
-    probe_.detail = target_.where() + ", step \"" + step + "\": " + message + ".";
+    probe_.detail = target_.problem_at(step, message);
     probe_.steps.push_back({step, false, message, std::move(hint)});
   }
 
