@@ -22,7 +22,9 @@ std::string Target::where() const {
 }
 
 std::string Target::problem_at(const char *step, const std::string &why) const {
-  return where() + ", step \"" + step + "\": " + why + ".";
+  // "Is the server running on that host?" is libpq's.
+  const bool whole = why.ends_with('.') || why.ends_with('?') || why.ends_with('!');
+  return where() + ", step \"" + step + "\": " + why + (whole ? "" : ".");
 }
 
 /// As for postgres_fdw: whoever may define a server must not be able to use the identity of the

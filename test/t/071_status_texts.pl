@@ -38,4 +38,15 @@ wait_until($east, q(SELECT last_error FROM seal_sync.status WHERE direction = 'o
 sql($west, q(DROP FUNCTION seal_sync.wire_apply(bytea); ALTER FUNCTION seal_sync.wire_apply_away(bytea) RENAME TO wire_apply));
 wait_until($east, q(SELECT pending_keys = 0 AND state = 'streaming' FROM seal_sync.status WHERE direction = 'out'), 't', 'it goes on');
 
+# ---- sentences ------------------------------------------------------------------------------------------
+$west->stop;
+wait_for_state($east, 'west', 'retrying');
+my $log = '';
+for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+{
+	last if ($log = slurp_file($east->logfile)) =~ /accepting connections on that socket\?/;
+	select undef, undef, undef, 0.1;
+}
+like($log, qr/accepting connections on that socket\?$/m, 'a question ends with its mark');
+
 done_testing();
