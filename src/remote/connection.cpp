@@ -126,6 +126,11 @@ struct Argument {
   const int formats[1] = {1};
 };
 
+void throw_if(const std::optional<core::Error> &problem) {
+  if (problem)
+    throw core::Error(*problem);
+}
+
 Step step_of(ConnStatusType status) {
   switch (status) {
   case CONNECTION_NEEDED:
@@ -325,6 +330,27 @@ void Connection::await_result(const pg::Deadline &deadline) {
   }
 }
 
+/// Every result of what was sent; each that is no error is looked at. Returns the first error.
+template <typename Look> std::optional<core::Error> Connection::take_results(const pg::Deadline &deadline, Look look) {
+  std::optional<core::Error> problem;
+  for (;;) {
+    await_result(deadline);
+    const Result result(PQgetResult(conn_));
+    if (!result)
+      return problem;
+    switch (PQresultStatus(result.get())) {
+    case PGRES_TUPLES_OK:
+    case PGRES_COMMAND_OK:
+    case PGRES_EMPTY_QUERY:
+      look(result.get());
+      break;
+    default:
+      if (!problem)
+        problem = error_of(result.get(), conn_);
+    }
+  }
+}
+
 // ---- calls --------------------------------------------------------------------------------------
 
 Bytes Connection::call(const char *function, core::ByteSpan argument, const pg::Deadline &deadline) {
@@ -334,19 +360,7 @@ Bytes Connection::call(const char *function, core::ByteSpan argument, const pg::
   if (PQsendQueryParams(conn_, sql.c_str(), 1, a.types, a.values, a.lengths, a.formats, 1) == 0)
     lost();
   Bytes answer;
-  std::unique_ptr<core::Error> problem;
-  for (;;) {
-    await_result(deadline);
-    const Result result(PQgetResult(conn_));
-    if (!result)
-      break;
-    if (PQresultStatus(result.get()) == PGRES_TUPLES_OK)
-      answer = bytes_of(result.get());
-    else if (!problem)
-      problem = std::make_unique<core::Error>(error_of(result.get(), conn_));
-  }
-  if (problem)
-    throw core::Error(*problem);
+  throw_if(take_results(deadline, [&](const PGresult *result) { answer = bytes_of(result); }));
   return answer;
 }
 
@@ -360,28 +374,10 @@ std::string Connection::value(const char *sql, const pg::Deadline &deadline) {
   if (PQsendQuery(conn_, sql) == 0)
     lost();
   std::string answer;
-  std::unique_ptr<core::Error> problem;
-  for (;;) {
-    await_result(deadline);
-    const Result result(PQgetResult(conn_));
-    if (!result)
-      break;
-    switch (PQresultStatus(result.get())) {
-    case PGRES_TUPLES_OK:
-      if (PQntuples(result.get()) > 0 && PQnfields(result.get()) > 0)
-        answer.assign(PQgetvalue(result.get(), 0, 0),
-                      static_cast<std::size_t>(PQgetlength(result.get(), 0, 0)));
-      break;
-    case PGRES_COMMAND_OK:
-    case PGRES_EMPTY_QUERY:
-      break;
-    default:
-      if (!problem)
-        problem = std::make_unique<core::Error>(error_of(result.get(), conn_));
-    }
-  }
-  if (problem)
-    throw core::Error(*problem);
+  throw_if(take_results(deadline, [&](const PGresult *result) {
+    if (PQntuples(result) > 0 && PQnfields(result) > 0)
+      answer.assign(PQgetvalue(result, 0, 0), static_cast<std::size_t>(PQgetlength(result, 0, 0)));
+  }));
   return answer;
 }
 
@@ -475,27 +471,11 @@ Bytes Connection::apply(core::ByteSpan request, const pg::Deadline &deadline) {
 
   Bytes answer;
   std::string last_tag;
-  std::unique_ptr<core::Error> problem;
-  for (;;) {
-    await_result(deadline);
-    const Result result(PQgetResult(conn_));
-    if (!result)
-      break;
-    switch (PQresultStatus(result.get())) {
-    case PGRES_TUPLES_OK:
-      if (PQntuples(result.get()) == 1 && PQnfields(result.get()) == 1 &&
-          strcmp(PQfname(result.get(), 0), "wire_apply") == 0)
-        answer = from_hex(PQgetvalue(result.get(), 0, 0),
-                          static_cast<std::size_t>(PQgetlength(result.get(), 0, 0)));
-      break;
-    case PGRES_COMMAND_OK:
-      last_tag = PQcmdStatus(result.get());
-      break;
-    default:
-      if (!problem)
-        problem = std::make_unique<core::Error>(error_of(result.get(), conn_));
-    }
-  }
+  const std::optional<core::Error> problem = take_results(deadline, [&](const PGresult *result) {
+    last_tag = PQcmdStatus(const_cast<PGresult *>(result));
+    if (PQntuples(result) == 1 && PQnfields(result) == 1 && strcmp(PQfname(result, 0), "wire_apply") == 0)
+      answer = from_hex(PQgetvalue(result, 0, 0), static_cast<std::size_t>(PQgetlength(result, 0, 0)));
+  });
   if (problem) {
     if (alive() && PQtransactionStatus(conn_) != PQTRANS_IDLE)
       (void)value("ROLLBACK", deadline);

@@ -11,6 +11,7 @@
 #include "pg/latch.hpp"
 #include "remote/target.hpp"
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,7 @@ public:
 private:
   [[noreturn]] void lost();
   void await_result(const pg::Deadline &deadline);
+  template <typename Look> std::optional<core::Error> take_results(const pg::Deadline &deadline, Look look);
   void take_put_answers(std::size_t leave, bool forgiving, const pg::Deadline &deadline);
   void leave_pipeline();
 
