@@ -107,9 +107,10 @@ CREATE FUNCTION seal_sync.get_routes(OUT peer name, OUT pid integer, OUT state t
         OUT next_retry_at timestamptz, OUT last_error_at timestamptz, OUT last_error_sqlstate text, OUT last_error text,
         OUT last_error_hint text, OUT peer_version text, OUT protocol integer, OUT tls text, OUT compression text, OUT clock_offset interval,
         OUT batches bigint, OUT empty_scans bigint, OUT keys bigint, OUT upserts bigint, OUT deletes bigint,
-        OUT bytes_raw bigint, OUT bytes_wire bigint, OUT scan_time float8, OUT read_time float8, OUT send_time float8,
+        OUT bytes_raw bigint, OUT bytes_wire bigint, OUT scan_time float8, OUT read_time float8, OUT encode_time float8, OUT send_time float8,
         OUT apply_time float8, OUT commit_time float8, OUT idle_time float8, OUT last_scan_time float8,
-        OUT last_read_time float8, OUT last_send_time float8, OUT last_apply_time float8, OUT last_commit_time float8,
+        OUT last_read_time float8, OUT last_encode_time float8, OUT last_send_time float8, OUT last_apply_time float8,
+        OUT last_commit_time float8, OUT last_idle_time float8,
         OUT max_batch_time float8, OUT connects bigint, OUT connect_failures bigint, OUT stats_reset timestamptz)
     RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 2 AS 'MODULE_PATHNAME', 'seal_sync_get_routes';
 

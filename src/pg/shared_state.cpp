@@ -318,7 +318,7 @@ void reset_stats(Oid database) {
     if (slot.used && slot.database == database) {
       slot.batches = slot.empty_scans = slot.keys = slot.upserts = slot.deletes = 0;
       slot.bytes_raw = slot.bytes_wire = slot.connects = slot.connect_failures = 0;
-      slot.scan_ms = slot.read_ms = slot.send_ms = slot.apply_ms = slot.commit_ms = slot.idle_ms = 0;
+      slot.scan_ms = slot.read_ms = slot.encode_ms = slot.send_ms = slot.apply_ms = slot.commit_ms = slot.idle_ms = 0;
       slot.max_batch_ms = 0;
       slot.stats_reset = now;
     }

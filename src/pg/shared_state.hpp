@@ -58,8 +58,9 @@ struct RouteSlot {
   // counters, reset by stat_reset()
   int64 batches, empty_scans, keys, upserts, deletes, bytes_raw, bytes_wire, connects,
       connect_failures;
-  double scan_ms, read_ms, send_ms, apply_ms, commit_ms, idle_ms;
-  double last_scan_ms, last_read_ms, last_send_ms, last_apply_ms, last_commit_ms, max_batch_ms;
+  double scan_ms, read_ms, encode_ms, send_ms, apply_ms, commit_ms, idle_ms;
+  double last_scan_ms, last_read_ms, last_encode_ms, last_send_ms, last_apply_ms, last_commit_ms, last_idle_ms;
+  double max_batch_ms;
   TimestampTz stats_reset;
   // steering, written by SQL functions under `lock`, then the worker's latch is set
   uint64 sync_requested; // sync_now increments; the worker sets sync_done once a scan begun later is acknowledged

@@ -60,6 +60,7 @@ int64 shipped_rows(const Batch *batch); // rows put into chunks so far
 int64 shipped_deletes(const Batch *batch); // of these
 int left_out_tables(const Batch *batch);   // tables of this batch that do not fit the peer
 const Position &position(const Batch *batch);
+double encode_ms(const Batch *batch); // of the time in next_chunk(): in the row encoder, from a sample of rows
 TimestampTz taken_at(const Batch *batch); // clock read before the snapshot: complete_until
 
 /// Tables are locked (ACCESS SHARE, without waiting) only while their rows are read, never while the

@@ -29,6 +29,8 @@ struct TableWork {
   int64 inserts, updates, deletes; // captured
   int64 shipped;
   size_t bytes;
+  uint64 encoded, timed; // rows given to the encoder, and those of them whose time was taken
+  int64 timed_us;
 };
 
 struct Batch {

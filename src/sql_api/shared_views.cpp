@@ -15,8 +15,8 @@ namespace {
 /// Collects the columns of one row from left to right.
 struct RowWriter {
   ReturnSetInfo *info;
-  Datum values[48];
-  bool nulls[48];
+  Datum values[64];
+  bool nulls[64];
   int used;
 
   explicit RowWriter(FunctionCallInfo fcinfo) : used(0) {
@@ -109,15 +109,18 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_routes) {
     row.bigint(slot->bytes_wire);
     row.milliseconds(slot->scan_ms);
     row.milliseconds(slot->read_ms);
+    row.milliseconds(slot->encode_ms);
     row.milliseconds(slot->send_ms);
     row.milliseconds(slot->apply_ms);
     row.milliseconds(slot->commit_ms);
     row.milliseconds(slot->idle_ms);
     row.milliseconds(slot->last_scan_ms);
     row.milliseconds(slot->last_read_ms);
+    row.milliseconds(slot->last_encode_ms);
     row.milliseconds(slot->last_send_ms);
     row.milliseconds(slot->last_apply_ms);
     row.milliseconds(slot->last_commit_ms);
+    row.milliseconds(slot->last_idle_ms);
     row.milliseconds(slot->max_batch_ms);
     row.bigint(slot->connects);
     row.bigint(slot->connect_failures);

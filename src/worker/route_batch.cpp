@@ -48,7 +48,7 @@ Reaction reaction_to(const core::Error &error) {
 double ms_since(int64 start_us) { return static_cast<double>(pg::monotonic_us() - start_us) / 1000; }
 
 struct Times {
-  double scan = 0, read = 0, send = 0, apply = 0, commit = 0;
+  double scan = 0, read = 0, encode = 0, send = 0, apply = 0, commit = 0;
 };
 
 class Shipment {
@@ -349,6 +349,8 @@ private:
     rows_ = rows();
     deletes_ = pg::call([this] { return scan::shipped_deletes(batch_); });
     bytes_ += last_.size;
+    times_.encode = std::min(times_.read, pg::call([this] { return scan::encode_ms(batch_); }));
+    times_.read -= times_.encode;
     times_.apply = static_cast<double>(reply_.apply_us) / 1000;
     // While it streams, sending waits for the peer to apply.
     const double travelling = std::max(0.0, times_.send + answered_ms_ - times_.apply);
@@ -376,6 +378,7 @@ private:
       slot.parked_tables = tables.parked;
       slot.scan_ms += slot.last_scan_ms = times_.scan;
       slot.read_ms += slot.last_read_ms = times_.read;
+      slot.encode_ms += slot.last_encode_ms = times_.encode;
       slot.send_ms += slot.last_send_ms = times_.send;
       slot.apply_ms += slot.last_apply_ms = times_.apply;
       slot.commit_ms += slot.last_commit_ms = times_.commit;

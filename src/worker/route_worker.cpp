@@ -255,13 +255,13 @@ private:
   // ---- waiting ----------------------------------------------------------------------------------
 
   void sleep(const ScanResult &result) {
+    const int64 began = pg::monotonic_us();
     if (result.outcome == ScanOutcome::kShipped) {
       contact_us_ = last_scan_us_;
       gather(result);
     }
     const int64 period_ms = guc::scan_period;
     const int64 since_ms = (pg::monotonic_us() - last_scan_us_) / 1000;
-    const int64 began = pg::monotonic_us();
     pg::RouteSlot *slot = status_.slot();
     // The flag first, then the counters once more: a commit in between is seen by one of the two.
     pg::enter_idle(slot);
@@ -272,7 +272,9 @@ private:
     if (!more && since_ms < period_ms)
       wait(period_ms - since_ms);
     pg::leave_idle(slot);
-    status_.update([&](pg::RouteSlot &s) { s.idle_ms += static_cast<double>(pg::monotonic_us() - began) / 1000; });
+    status_.update([&](pg::RouteSlot &s) {
+      s.idle_ms += s.last_idle_ms = static_cast<double>(pg::monotonic_us() - began) / 1000;
+    });
   }
 
   /// While the route is busy, commits wake nobody: they wait here for each other.

@@ -38,6 +38,14 @@ wait_until($east, q(SELECT last_error FROM seal_sync.status WHERE direction = 'o
 sql($west, q(DROP FUNCTION seal_sync.wire_apply(bytea); ALTER FUNCTION seal_sync.wire_apply_away(bytea) RENAME TO wire_apply));
 wait_until($east, q(SELECT pending_keys = 0 AND state = 'streaming' FROM seal_sync.status WHERE direction = 'out'), 't', 'it goes on');
 
+# ---- where the time went --------------------------------------------------------------------------------
+sql($east, q(SELECT seal_sync.stat_reset(); INSERT INTO seal SELECT i, 'a', repeat(md5(i::text), 60) FROM generate_series(2, 20001) i));
+wait_for_sync($east);
+is(sql($west, q(SELECT count(*) FROM seal)), 20001, 'rows travel');
+is(sql($east, q(SELECT encode_time > 0 AND last_encode_time IS NOT NULL FROM seal_sync.stat_route)), 't', 'encoding takes time');
+is(sql($east, q(SELECT read_time > 0 AND encode_time < 1000 * extract(epoch FROM clock_timestamp() - stats_reset) FROM seal_sync.stat_route)), 't', 'beside reading');
+wait_until($east, q(SELECT idle_time > 0 AND last_idle_time >= 0 AND last_idle_time <= idle_time FROM seal_sync.stat_route), 't', 'as does waiting');
+
 # ---- sentences ------------------------------------------------------------------------------------------
 $west->stop;
 wait_for_state($east, 'west', 'retrying');
