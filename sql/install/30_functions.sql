@@ -52,7 +52,7 @@ CREATE FUNCTION seal_sync.cluster_create(cluster name, primary_node name, match_
         standby_nodes name[] DEFAULT NULL)
     RETURNS void LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_cluster_create';
 COMMENT ON FUNCTION seal_sync.cluster_create(name, name, text[], name[]) IS
-    'declares a cluster; match_values, by default its name, are what the cluster column of its rows holds';
+    'declares a cluster; match_values, by default its name, are what the cluster column of its rows holds, letter by letter: a citext column that holds A does not match a';
 
 CREATE FUNCTION seal_sync.cluster_alter(cluster name, add_values text[] DEFAULT NULL, drop_values text[] DEFAULT NULL)
     RETURNS void LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_cluster_alter';
