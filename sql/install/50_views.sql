@@ -281,7 +281,7 @@ SELECT r.peer, r.batches, r.empty_scans, r.keys, r.upserts, r.deletes, r.bytes_r
     r.connects, r.connect_failures, r.stats_reset
 FROM seal_sync.get_routes() r;
 COMMENT ON VIEW seal_sync.stat_route IS 'each outgoing route: batches, keys, bytes and where the time goes, in milliseconds';
-COMMENT ON COLUMN seal_sync.stat_route.encode_time IS 'writing rows in the format of the wire, from every sixteenth row; read_time is without it';
+COMMENT ON COLUMN seal_sync.stat_route.encode_time IS 'writing rows in the format of the wire, estimated from every fourth row; read_time is without it';
 
 CREATE VIEW seal_sync.health AS
 WITH server AS MATERIALIZED (

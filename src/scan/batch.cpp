@@ -135,8 +135,9 @@ void remember_released(Batch *batch, const KeyGroup *group) {
   }
 }
 
-// Looking at the clock for each row would cost a tenth of what small rows take.
-constexpr uint64 kTimedEvery = 16;
+// Looking at the clock for each row would be felt where rows are small; with fewer samples, one that was
+// interrupted would count for too many.
+constexpr uint64 kTimedEvery = 4;
 
 void encode_timed(TableWork *work, const config::Table *leaf, TupleTableSlot *row, const uint8 *mask, int mask_size) {
   const bool timed = work->encoded++ % kTimedEvery == 0;
