@@ -141,7 +141,8 @@ CREATE TABLE seal_sync.origin (
 
 -- Keys that could not be shipped: refused by the peer (quarantined), or of a table or cluster that
 -- does not fit there (parked, waiting_peer). They are shipped whole when due. key is as in the
--- change log. Removed when the peer has taken them. cluster_id: under which cluster the key was entered.
+-- change log. Removed when the peer has taken them. skipped: an operator has decided that the peer goes
+-- without this version of the key; never due (next_retry_at is infinity), and the key's next change is shipped whole and takes it out. cluster_id: under which cluster the key was entered.
 -- awaits_cluster: it is the cluster that the peer does not accept, whatever it says of the table.
 CREATE TABLE seal_sync.held (
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -151,8 +152,8 @@ CREATE TABLE seal_sync.held (
     cluster_id integer NOT NULL,
     awaits_cluster boolean NOT NULL DEFAULT false,
     key bytea NOT NULL,
-    state text NOT NULL CHECK (state IN ('quarantined', 'parked', 'waiting_peer')),
-    kind "char" NOT NULL DEFAULT 'W',
+    state text NOT NULL CHECK (state IN ('quarantined', 'parked', 'waiting_peer', 'skipped')),
+    kind "char" NOT NULL DEFAULT 'W', -- of what was sent: D delete, P some columns of a row, W a whole row
     sqlstate text,
     message text,
     detail text,
@@ -165,6 +166,20 @@ CREATE TABLE seal_sync.held (
     next_retry_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE UNIQUE INDEX held_key ON seal_sync.held (peer, relation, pg_catalog.sha256(key));
+
+-- Who did what; kept for seal_sync.event_retention. Scope and detail name tables and numbers, never keys or
+-- values: monitors read it.
+CREATE TABLE seal_sync.event (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    event text NOT NULL,
+    scope text NOT NULL,
+    actor name NOT NULL DEFAULT session_user, -- the login, whatever role it has set
+    application text DEFAULT nullif(pg_catalog.current_setting('application_name'), ''),
+    client_addr inet DEFAULT pg_catalog.inet_client_addr(),
+    reason text,
+    detail jsonb
+);
 
 -- Nothing here is anybody's but the extension's; views and functions give what a role may see.
 REVOKE ALL ON ALL TABLES IN SCHEMA seal_sync FROM PUBLIC;

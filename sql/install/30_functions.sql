@@ -95,6 +95,14 @@ CREATE FUNCTION seal_sync.sync_now(peer name DEFAULT NULL, timeout interval DEFA
     LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_sync_now';
 COMMENT ON FUNCTION seal_sync.sync_now(name, interval) IS 'returns when everything committed before the call is on the peer, or on all peers';
 
+CREATE FUNCTION seal_sync.quarantine_retry(ids bigint[] DEFAULT NULL, peer name DEFAULT NULL, relation regclass DEFAULT NULL) RETURNS bigint
+    LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_quarantine_retry';
+COMMENT ON FUNCTION seal_sync.quarantine_retry(bigint[], name, regclass) IS 'ships refused keys again at once, skipped ones where their ids are given; returns their number';
+
+CREATE FUNCTION seal_sync.quarantine_skip(ids bigint[] DEFAULT NULL, peer name DEFAULT NULL, relation regclass DEFAULT NULL, reason text DEFAULT NULL) RETURNS bigint
+    LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_quarantine_skip';
+COMMENT ON FUNCTION seal_sync.quarantine_skip(bigint[], name, regclass, text) IS 'gives refused keys up until they change again; returns their number';
+
 CREATE FUNCTION seal_sync.stat_reset() RETURNS void
     LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_stat_reset';
 COMMENT ON FUNCTION seal_sync.stat_reset() IS 'sets the counters of this database to zero';

@@ -43,7 +43,7 @@ WITH counts AS MATERIALIZED (
     SELECT c.peer, pg_catalog.sum(c.keys)::bigint AS keys, pg_catalog.min(c.oldest_at) AS oldest_at
     FROM seal_sync.pending_counts() c GROUP BY c.peer
 ), held AS MATERIALIZED (
-    SELECT h.peer, pg_catalog.count(*) AS keys,
+    SELECT h.peer, pg_catalog.count(*) FILTER (WHERE h.state <> 'skipped') AS keys,
         pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
         pg_catalog.count(DISTINCT h.relation) FILTER (WHERE h.state = 'parked')::integer AS parked
     FROM seal_sync.held h GROUP BY h.peer
@@ -114,14 +114,15 @@ SELECT (l.e).relation::regclass AS relation, (l.e).kind, (l.e).key, (l.e).cluste
 FROM (SELECT seal_sync.pending_entries() AS e) l -- in the select list, so that LIMIT stops it
 UNION ALL
 SELECT h.relation::regclass,
-    CASE h.kind WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' ELSE 'copy' END,
+    CASE h.kind WHEN 'P' THEN 'update' WHEN 'D' THEN 'delete' ELSE 'copy' END,
     seal_sync.key_as_json(h.relation, h.key), c.cluster, NULL, h.first_failed_at, NULL, ARRAY[h.peer], h.state,
     CASE WHEN h.state <> 'quarantined' OR pg_catalog.has_table_privilege(h.relation, 'SELECT')
             AND NOT pg_catalog.row_security_active(h.relation)
         THEN h.message ELSE pg_catalog.format('refused with SQLSTATE %s', h.sqlstate) END -- as in quarantine
 FROM seal_sync.held h
 LEFT JOIN seal_sync.table_rule r ON r.relation = h.relation
-LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id OR h.cluster_id = 0 AND c.cluster = r.cluster;
+LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id OR h.cluster_id = 0 AND c.cluster = r.cluster
+WHERE h.state <> 'skipped';
 COMMENT ON VIEW seal_sync.pending IS 'each recorded key that a peer does not have yet; LIMIT is cheap';
 
 CREATE VIEW seal_sync.quarantine AS
@@ -129,11 +130,11 @@ SELECT h.id, h.peer,
     coalesce(c.cluster, (SELECT m.cluster FROM seal_sync.cluster m
         WHERE i.row_image ->> r.cluster_column::text = ANY (m.match_values))) AS cluster,
     h.relation::regclass AS relation, seal_sync.key_as_json(h.relation, h.key) AS key,
-    CASE h.kind WHEN 'I' THEN 'insert' WHEN 'U' THEN 'update' WHEN 'D' THEN 'delete' ELSE 'copy' END AS kind,
+    CASE h.kind WHEN 'P' THEN 'update' WHEN 'D' THEN 'delete' ELSE 'copy' END AS kind,
     i.row_image, h.sqlstate,
     CASE WHEN t.readable THEN h.message ELSE pg_catalog.format('refused with SQLSTATE %s', h.sqlstate) END AS message,
     CASE WHEN t.readable THEN h.detail END AS detail, h.constraint_name, h.batch,
-    h.first_failed_at, h.last_failed_at, h.attempts, h.next_retry_at, NULL::bigint AS held_by, h.state
+    h.first_failed_at, h.last_failed_at, h.attempts, nullif(h.next_retry_at, 'infinity') AS next_retry_at, NULL::bigint AS held_by, h.state
 FROM seal_sync.held h
 LEFT JOIN seal_sync.table_rule r ON r.relation = h.relation
 LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id OR h.cluster_id = 0 AND c.cluster = r.cluster
@@ -141,8 +142,12 @@ CROSS JOIN LATERAL (SELECT seal_sync.row_image(h.relation, h.key) AS row_image O
 -- Reasons quote values of rows: for those who may see all rows.
 CROSS JOIN LATERAL (SELECT pg_catalog.has_table_privilege(h.relation, 'SELECT')
     AND NOT pg_catalog.row_security_active(h.relation) AS readable) t
-WHERE h.state = 'quarantined';
-COMMENT ON VIEW seal_sync.quarantine IS 'keys that a peer has refused, with its reason; they are tried again';
+WHERE h.state IN ('quarantined', 'skipped');
+COMMENT ON VIEW seal_sync.quarantine IS 'keys that a peer has refused, with its reason; they are tried again, unless skipped';
+
+CREATE VIEW seal_sync.events AS
+SELECT e.at, e.event, e.scope, e.actor, e.application, e.client_addr, e.reason, e.detail FROM seal_sync.event e;
+COMMENT ON VIEW seal_sync.events IS 'who did what, when and why';
 
 CREATE VIEW seal_sync.clusters AS
 WITH node AS MATERIALIZED (
@@ -207,7 +212,7 @@ WITH counts AS MATERIALIZED (
     SELECT c.relation, c.peer, pg_catalog.sum(c.keys)::bigint AS keys, pg_catalog.min(c.oldest_at) AS oldest_at
     FROM seal_sync.pending_counts() c GROUP BY c.relation, c.peer
 ), held AS MATERIALIZED (
-    SELECT h.relation, h.peer, pg_catalog.count(*) AS keys,
+    SELECT h.relation, h.peer, pg_catalog.count(*) FILTER (WHERE h.state <> 'skipped') AS keys,
         pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
         pg_catalog.bool_or(h.state = 'parked') AS parked,
         pg_catalog.bool_or(h.state = 'waiting_peer' AND NOT h.awaits_cluster) AS waiting,
@@ -303,7 +308,7 @@ WITH server AS MATERIALIZED (
     SELECT h.peer, h.relation, h.state, CASE WHEN h.awaits_cluster THEN h.cluster_id END AS awaited,
         pg_catalog.count(*) AS keys, pg_catalog.min(h.first_failed_at) AS since,
         -- No rows for monitors: messages of these classes name tables and constraints, others quote values.
-        (pg_catalog.array_agg(CASE WHEN h.state <> 'quarantined' OR "left"(h.sqlstate, 2) IN ('23', '42', '55')
+        (pg_catalog.array_agg(CASE WHEN h.state NOT IN ('quarantined', 'skipped') OR "left"(h.sqlstate, 2) IN ('23', '42', '55')
             THEN h.message ELSE 'SQLSTATE ' || h.sqlstate END ORDER BY h.last_failed_at DESC))[1] AS message,
         (pg_catalog.array_agg(h.hint ORDER BY h.last_failed_at DESC))[1] AS hint
     FROM seal_sync.held h GROUP BY 1, 2, 3, 4
@@ -405,8 +410,14 @@ WITH server AS MATERIALIZED (
     CROSS JOIN node n
     UNION ALL
     SELECT 'critical', 'quarantined_keys', 'table ' || h.relation::regclass::text, h.since,
-        pg_catalog.format('%s keys are refused by peer "%s": %s', h.keys, h.peer, h.message), 'See seal_sync.quarantine.'
+        pg_catalog.format('%s keys are refused by peer "%s": %s', h.keys, h.peer, h.message),
+        'See seal_sync.quarantine. Correct the cause, then SELECT seal_sync.quarantine_retry() ships them at once.'
     FROM held h WHERE h.state = 'quarantined'
+    UNION ALL
+    SELECT 'info', 'skipped_keys', 'table ' || h.relation::regclass::text, h.since,
+        pg_catalog.format('%s keys differ on peer "%s": refused there, and skipped here by an operator', h.keys, h.peer),
+        'They are shipped when they change again. See seal_sync.quarantine, and seal_sync.events for who skipped them.'
+    FROM held h WHERE h.state = 'skipped'
     UNION ALL
     SELECT CASE WHEN coalesce(c.staleness > interval '15 min', false) THEN 'critical' ELSE 'warning' END,
         'standby_stale', 'cluster ' || c.cluster, c.complete_until,

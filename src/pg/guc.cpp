@@ -14,6 +14,7 @@ int connect_timeout = 10000;
 int debug_rotation_period = 5000;
 char *databases = nullptr;
 bool enabled = true;
+int event_retention = 400 * 24 * 60 * 60;
 int guard = kGuardRefuse;
 int log_full_action = kMarkDirty;
 int max_batch_size = 65536;
@@ -74,6 +75,9 @@ void init() {
   DefineCustomBoolVariable("seal_sync.enabled", "Whether anything is shipped from this server.",
                            "Off as the first line of the configuration of a clone.", &enabled, true,
                            PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("seal_sync.event_retention", "How long it is kept who did what.",
+                          "See the view seal_sync.events.", &event_retention, event_retention, 0, INT_MAX,
+                          PGC_SIGHUP, GUC_UNIT_S, nullptr, nullptr, nullptr);
   DefineCustomEnumVariable("seal_sync.guard",
                            "What happens to a change of a row whose cluster has its primary elsewhere.",
                            nullptr, &guard, kGuardRefuse, kGuardOptions, PGC_SUSET, 0, nullptr,

@@ -14,6 +14,7 @@ extern int connect_timeout;    // ms
 extern int debug_rotation_period;
 extern char *databases;        // list of names, empty: all
 extern bool enabled;
+extern int event_retention; // s
 extern int guard;           // Guard
 extern int log_full_action; // LogFullAction
 extern int max_batch_size;  // MB

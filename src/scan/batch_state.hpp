@@ -76,6 +76,9 @@ template <typename T> void remember_once(T **list, int *count, T value) {
   (*list)[(*count)++] = value;
 }
 
+/// Whether the key was held, and not skipped, when the batch was taken. collect.cpp.
+bool held_unskipped(const Batch *batch, Oid relation, core::ByteSpan key);
+
 /// Gives held keys the reason that the peer has named last, for each table that it does not take. To be
 /// called where the transaction is about to commit.
 void tell_held(Session *session);

@@ -66,15 +66,15 @@ TableWork *work_for(Batch *batch, Oid root) {
 }
 
 /// The held row that stands for this key, if any: then the peer's row is not what we last sent.
-int64 held_id(const Batch *batch, Oid relation, core::ByteSpan key) {
+const HeldKey *find_held(const Batch *batch, Oid relation, core::ByteSpan key) {
   if (batch->held_index == nullptr)
-    return 0;
+    return nullptr;
   const KeyHash hash = hash_of(relation, key);
   const auto *entry = static_cast<HeldIndexEntry *>(hash_search(batch->held_index, &hash, HASH_FIND, nullptr));
   if (entry == nullptr || entry->held->key.size() != key.size() ||
       memcmp(entry->held->key.data(), key.data(), key.size()) != 0)
-    return 0;
-  return entry->held->id;
+    return nullptr;
+  return entry->held;
 }
 
 /// Tables that the peer has said not to take, as far as that is fresh.
@@ -169,8 +169,8 @@ void collect_run(Batch *batch, const core::ChangeRun &run, MemoryContext scratch
     read_key(&reader, work->table, values);
     MemoryContextSwitchTo(old);
     const core::ByteSpan key(start, static_cast<size_t>(reader.position() - start));
-    const int64 held = into == work->waiting ? 0 : held_id(batch, run.root, key);
-    add_key(into, values, run.leaf, cluster->id, run.mask, whole, held);
+    const HeldKey *held = into == work->waiting ? nullptr : find_held(batch, run.root, key);
+    add_key(into, values, run.leaf, cluster->id, run.mask, whole, held == nullptr ? 0 : held->id);
     batch->log_keys++;
   }
 }
@@ -187,6 +187,11 @@ void collect_window(Batch *batch, const Position &previous) {
 }
 
 } // namespace
+
+bool held_unskipped(const Batch *batch, Oid relation, core::ByteSpan key) {
+  const HeldKey *held = find_held(batch, relation, key);
+  return held != nullptr && !held->skipped;
+}
 
 Batch *open(Session *session, const Position &previous) {
   config::refresh();

@@ -59,9 +59,11 @@ int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, 
       name_datum(peer),
       PointerGetDatum(construct_array(const_cast<Datum *>(unfit), unfit_count, OIDOID, sizeof(Oid), true, TYPALIGN_INT)),
       PointerGetDatum(construct_array(clusters, accepted_count, INT4OID, sizeof(int32), true, TYPALIGN_INT))};
-  execute("SELECT id, relation, key, next_retry_at <= pg_catalog.clock_timestamp() "
+  execute("SELECT id, relation, key, next_retry_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp(), "
+          "state OPERATOR(pg_catalog.=) 'skipped' "
           "FROM seal_sync.held WHERE peer OPERATOR(pg_catalog.=) $1 "
-          "AND (state OPERATOR(pg_catalog.=) 'quarantined' OR next_retry_at <= pg_catalog.clock_timestamp()) "
+          "AND (state OPERATOR(pg_catalog.=) ANY (ARRAY['quarantined', 'skipped']) "
+          "OR next_retry_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) "
           "AND relation OPERATOR(pg_catalog.<>) ALL ($2) AND (NOT awaits_cluster OR cluster_id OPERATOR(pg_catalog.=) ANY ($3)) "
           "ORDER BY next_retry_at",
           3, types, values, nullptr, SPI_OK_SELECT, limit);
@@ -78,6 +80,7 @@ int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, 
     const bytea *bytes = DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 3, &is_null));
     key->key = {reinterpret_cast<const uint8_t *>(VARDATA_ANY(bytes)), VARSIZE_ANY_EXHDR(bytes)};
     key->due = DatumGetBool(SPI_getbinval(tuple, desc, 4, &is_null));
+    key->skipped = DatumGetBool(SPI_getbinval(tuple, desc, 5, &is_null));
   }
   MemoryContextSwitchTo(spi);
   SPI_finish();
@@ -87,10 +90,10 @@ int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, 
 int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::ByteSpan key,
                const HeldReason &reason) {
   SPI_connect();
-  Oid types[14] = {NAMEOID, OIDOID, OIDOID, INT4OID, BYTEAOID, TEXTOID, CHAROID,
-                   TEXTOID, TEXTOID, TEXTOID, NAMEOID, INT8OID, BOOLOID, TEXTOID};
-  Datum values[14] = {};
-  char nulls[15] = "              ";
+  Oid types[15] = {NAMEOID, OIDOID, OIDOID, INT4OID, BYTEAOID, TEXTOID, CHAROID, TEXTOID,
+                   TEXTOID, TEXTOID, NAMEOID, INT8OID, BOOLOID, TEXTOID, BOOLOID};
+  Datum values[15] = {};
+  char nulls[16] = "               ";
   values[0] = name_datum(peer);
   values[1] = ObjectIdGetDatum(relation);
   values[2] = ObjectIdGetDatum(leaf);
@@ -108,23 +111,28 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
     values[10] = name_datum(reason.constraint);
   values[11] = Int64GetDatum(reason.batch);
   values[12] = BoolGetDatum(reason.awaits_cluster);
+  values[14] = BoolGetDatum(reason.over_skip);
+  // An update that was refused stays one, though it is tried again with the whole row.
   // The delay doubles from 1 s to 10 min; parked tables are looked at again as soon as they fit.
   execute("INSERT INTO seal_sync.held AS h (peer, relation, leaf, cluster_id, key, state, kind, sqlstate, "
           "message, detail, constraint_name, batch, awaits_cluster, hint, next_retry_at) "
           "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, pg_catalog.clock_timestamp() "
           "OPERATOR(pg_catalog.+) CASE WHEN $6 OPERATOR(pg_catalog.=) 'quarantined' "
           "THEN interval '1 s' ELSE interval '0' END) "
-          "ON CONFLICT (peer, relation, pg_catalog.sha256(key)) DO UPDATE SET state = excluded.state, "
+          "ON CONFLICT (peer, relation, pg_catalog.sha256(key)) DO UPDATE SET "
+          "state = CASE WHEN h.state OPERATOR(pg_catalog.=) 'skipped' AND NOT $15 THEN h.state ELSE excluded.state END, "
           "leaf = excluded.leaf, cluster_id = COALESCE(NULLIF(excluded.cluster_id, 0), h.cluster_id), "
-          "awaits_cluster = excluded.awaits_cluster, kind = excluded.kind, sqlstate = excluded.sqlstate, message = excluded.message, "
+          "awaits_cluster = excluded.awaits_cluster, "
+          "kind = CASE WHEN h.kind OPERATOR(pg_catalog.=) 'P' AND excluded.kind OPERATOR(pg_catalog.=) 'W' THEN h.kind ELSE excluded.kind END, sqlstate = excluded.sqlstate, message = excluded.message, "
           "detail = excluded.detail, hint = excluded.hint, constraint_name = excluded.constraint_name, batch = excluded.batch, "
           "last_failed_at = pg_catalog.clock_timestamp(), attempts = h.attempts OPERATOR(pg_catalog.+) 1, "
-          "next_retry_at = CASE WHEN excluded.state OPERATOR(pg_catalog.=) 'quarantined' "
+          "next_retry_at = CASE WHEN h.state OPERATOR(pg_catalog.=) 'skipped' AND NOT $15 THEN h.next_retry_at "
+          "WHEN excluded.state OPERATOR(pg_catalog.=) 'quarantined' "
           "THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) (interval '1 s' OPERATOR(pg_catalog.*) "
           "LEAST(600::float8, pg_catalog.power(2::float8, LEAST(h.attempts, 10)::float8))) "
           "ELSE excluded.next_retry_at END "
           "RETURNING id",
-          14, types, values, nulls, SPI_OK_INSERT_RETURNING);
+          15, types, values, nulls, SPI_OK_INSERT_RETURNING);
   bool is_null;
   const int64 id =
       SPI_processed == 1
@@ -147,7 +155,7 @@ void restate_held(const char *peer, Oid relation, const HeldReason &reason) {
   SPI_connect();
   execute("UPDATE seal_sync.held SET state = $3, sqlstate = $4, message = $5, detail = $6, hint = $7 "
           "WHERE peer OPERATOR(pg_catalog.=) $1 AND relation OPERATOR(pg_catalog.=) $2 "
-          "AND state OPERATOR(pg_catalog.<>) 'quarantined' AND NOT awaits_cluster "
+          "AND state OPERATOR(pg_catalog.<>) ALL (ARRAY['quarantined', 'skipped']) AND NOT awaits_cluster "
           "AND (state OPERATOR(pg_catalog.<>) $3 OR message IS DISTINCT FROM $5)",
           7, types, values, nulls, SPI_OK_UPDATE);
   SPI_finish();
@@ -185,7 +193,8 @@ int64 count_held(const char *peer) {
   SPI_connect();
   Oid types[1] = {NAMEOID};
   Datum values[1] = {name_datum(peer)};
-  execute("SELECT pg_catalog.count(*) FROM seal_sync.held WHERE peer OPERATOR(pg_catalog.=) $1", 1,
+  execute("SELECT pg_catalog.count(*) FROM seal_sync.held WHERE peer OPERATOR(pg_catalog.=) $1 "
+          "AND state OPERATOR(pg_catalog.<>) 'skipped'", 1,
           types, values, nullptr, SPI_OK_SELECT);
   bool is_null;
   const int64 count =

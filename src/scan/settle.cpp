@@ -22,7 +22,7 @@ void keep_held(Batch *batch, int64 id) {
 }
 
 /// Keeps every key of a sorter in seal_sync.held.
-void hold_all(Batch *batch, const TableWork *work, SortedKeys *keys, const HeldReason &reason) {
+void hold_all(Batch *batch, const TableWork *work, SortedKeys *keys, HeldReason reason) {
   const MemoryContext scratch =
       AllocSetContextCreate(batch->context, "seal_sync held key", ALLOCSET_DEFAULT_SIZES);
   KeyGroup group;
@@ -33,6 +33,7 @@ void hold_all(Batch *batch, const TableWork *work, SortedKeys *keys, const HeldR
     init_buffer(&key, scratch);
     write_key(&key, work->table, group.values);
     const Oid leaf = group.leaf_count == 1 && !group.any_leaf ? group.leaves[0] : InvalidOid;
+    reason.over_skip = !held_unskipped(batch, work->root, key.span());
     keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, leaf, group.cluster, key.span(), reason));
     MemoryContextSwitchTo(old);
   }
@@ -158,9 +159,11 @@ void quarantine(Batch *batch, core::Reader *refusals, uint64 count) {
   for (uint64 i = 0; i < count; i++)
     refused[i] = refused_key(batch, next_refusal(refusals));
   find_clusters(batch, refused, count);
-  for (uint64 i = 0; i < count; i++)
+  for (uint64 i = 0; i < count; i++) {
+    refused[i].reason.over_skip = !held_unskipped(batch, refused[i].work->root, refused[i].key);
     keep_held(batch, hold_key(NameStr(batch->session->peer), refused[i].work->root, InvalidOid, refused[i].cluster,
                               refused[i].key, refused[i].reason));
+  }
 }
 
 void count_tables(const Batch *batch) {

@@ -35,11 +35,6 @@ Oid check_server(const std::string &server) {
   return rows.oid(0, 0);
 }
 
-void require_peer(const std::string &peer) {
-  if (query("SELECT FROM seal_sync.peer WHERE peer = $1", {arg(peer)}).empty())
-    throw core::Error("42704", "peer \"" + peer + "\" does not exist");
-}
-
 } // namespace
 
 SEAL_SYNC_FUNCTION(seal_sync_peer_create) {

@@ -290,6 +290,11 @@ void analyze_rules() {
 }
 } // namespace
 
+void require_peer(const std::string &peer) {
+  if (query("SELECT FROM seal_sync.peer WHERE peer = $1", {arg(peer)}).empty())
+    throw core::Error("42704", "peer \"" + peer + "\" does not exist");
+}
+
 void rules_changed() {
   analyze_rules();
   pg::call([] {

@@ -107,6 +107,9 @@ void check_new_name(const char *what, const std::string &name);
 /// This node's name; an error that tells what to do when it has none.
 std::string require_node();
 
+/// As the owner; an error when there is no such peer.
+void require_peer(const std::string &peer);
+
 /// At the end of every call that has changed a rule: tells all sessions and wakes the workers.
 void rules_changed();
 

@@ -4,7 +4,7 @@
 #include "pg/latch.hpp"
 #include "pg/shared_state.hpp"
 #include "scan/batch.hpp"
-#include "sql_api/spi.hpp"
+#include "sql_api/events.hpp"
 #include "worker/wakeup.hpp"
 
 #include <algorithm>
@@ -12,11 +12,6 @@
 namespace seal_sync::sql_api {
 
 namespace {
-
-void require_peer(const std::string &peer) {
-  if (query("SELECT FROM seal_sync.peer WHERE peer = $1", {arg(peer)}).empty())
-    throw core::Error("42704", "peer \"" + peer + "\" does not exist");
-}
 
 /// One route that sync_now waits for.
 struct Wanted {
@@ -126,6 +121,7 @@ SEAL_SYNC_FUNCTION(seal_sync_pause) {
   query("UPDATE seal_sync.peer_state SET paused_since = coalesce(paused_since, pg_catalog.clock_timestamp()), "
         "pause_until = pg_catalog.clock_timestamp() + $2, pause_reason = $3 WHERE peer = $1",
         {arg(peer), duration, arg(reason)});
+  record_event("pause", "peer " + peer, reason);
   pg::call([] { worker::wake_at_commit(); });
   PG_RETURN_VOID();
 }
@@ -140,6 +136,7 @@ SEAL_SYNC_FUNCTION(seal_sync_resume) {
   query("UPDATE seal_sync.peer_state SET paused_since = NULL, pause_until = NULL, pause_reason = NULL, "
         "halted_since = NULL, halt_message = NULL WHERE peer = $1",
         {arg(peer)});
+  record_event("resume", "peer " + peer, {});
   pg::call([] { worker::wake_at_commit(); });
   PG_RETURN_VOID();
 }
@@ -149,7 +146,7 @@ static void tell_held(const std::string &peer) {
   const AsOwner owner;
   const Spi spi;
   const Rows held = query("SELECT pg_catalog.count(*), pg_catalog.string_agg(DISTINCT state, ', ') "
-                          "FROM seal_sync.held WHERE peer = $1",
+                          "FROM seal_sync.held WHERE peer = $1 AND state <> 'skipped'",
                           {arg(peer)});
   if (held.text(0, 0) != "0")
     notice(held.text(0, 0) + " keys are held back for peer \"" + peer + "\" (" + held.text(0, 1) + ")",
