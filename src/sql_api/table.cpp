@@ -124,8 +124,8 @@ void refuse_colliding_key(Oid relation, int cluster_attno, const std::string &co
       " LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum "
       " WHERE i.indrelid = $1 AND i.indisprimary) "
       "SELECT key.attname, s.oid, EXISTS (SELECT FROM key WHERE key.attnum = $2) "
-      "FROM key JOIN pg_catalog.pg_class s ON s.relkind = 'S' AND s.oid IN ( "
-      " SELECT d.objid FROM pg_catalog.pg_depend d WHERE key.identity "
+      "FROM key CROSS JOIN LATERAL ( "
+      " SELECT d.objid AS oid FROM pg_catalog.pg_depend d WHERE key.identity "
       "  AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'i' "
       "  AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1 "
       "  AND d.refobjsubid = key.attnum "
@@ -133,7 +133,7 @@ void refuse_colliding_key(Oid relation, int cluster_attno, const std::string &co
       "  WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND ( "
       "   d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = key.default_oid "
       "   OR key.default_oid IS NULL AND d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass "
-      "      AND d.objid = key.atttypid)) "
+      "      AND d.objid = key.atttypid)) f JOIN pg_catalog.pg_class s ON s.oid = f.oid AND s.relkind = 'S' "
       "ORDER BY key.attnum, s.oid LIMIT 1",
       {arg(relation), int_arg(cluster_attno)});
   if (rows.empty() || rows.boolean(0, 2))
