@@ -20,6 +20,7 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.cluster_alter(name, text[], text[]),
     seal_sync.cluster_drop(name),
     seal_sync.table_add(regclass, name, name, text, boolean),
+    seal_sync.schema_add(regnamespace, name, name, regclass[], text, boolean),
     seal_sync.table_remove(regclass)
     TO seal_sync_admin;
 
