@@ -111,6 +111,8 @@ SET ROLE regress_nobody;
 CALL attempt($$SELECT * FROM seal_sync.schema_add('mixed', 'cluster_id', dry_run => true)$$);
 SET ROLE regress_admin;
 SELECT * FROM seal_sync.schema_add('mixed', 'cluster_id') \gx
+CALL attempt($$SELECT seal_sync.table_remove('mixed.theirs')$$);
+CALL attempt($$SELECT seal_sync.table_remove('mixed.mine')$$);
 RESET ROLE;
 
 -- 500 tables in one call

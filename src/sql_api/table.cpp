@@ -243,7 +243,7 @@ SEAL_SYNC_FUNCTION(seal_sync_table_remove) {
     throw core::Error("22004", "argument \"relation\" must not be null");
   const Oid relation = PG_GETARG_OID(0);
   // Looked up before anything is locked: a role must not lock what is neither its own nor ours.
-  if (!pg::call([relation] { return pg::object_ownercheck(RelationRelationId, relation, GetUserId()); }))
+  if (!pg::call([relation] { return pg::owns_relation(relation, GetUserId()); }))
     require_registered(relation);
   lock_for_owner(relation, false);
 
