@@ -83,7 +83,7 @@ SELECT * FROM (TABLE foretold EXCEPT TABLE done) x;
 SELECT count(*) FROM done;
 SELECT relation, clusters, cluster_column FROM seal_sync.stat_table ORDER BY relation::text COLLATE "C";
 SELECT relation, kind, key, cluster FROM seal_sync.pending ORDER BY relation::text, key::text;
-SELECT t.tgrelid::regclass, count(*) FROM pg_trigger t WHERE t.tgname ~ '^seal_sync' GROUP BY 1 ORDER BY 1::text COLLATE "C";
+SELECT t.tgrelid::regclass, count(*) FROM pg_trigger t WHERE t.tgname ~ '^seal_sync' GROUP BY 1 ORDER BY t.tgrelid::regclass::text COLLATE "C";
 SELECT relation, action, message, hint FROM seal_sync.schema_add('elsewhere', 'cluster_id');
 
 -- Again: what was added stays, what has become fit is added; the rest can go to a cluster as a whole
@@ -114,6 +114,68 @@ SELECT * FROM seal_sync.schema_add('mixed', 'cluster_id') \gx
 CALL attempt($$SELECT seal_sync.table_remove('mixed.theirs')$$);
 CALL attempt($$SELECT seal_sync.table_remove('mixed.mine')$$);
 RESET ROLE;
+
+-- Tables made later, when the owner of the schema wants it
+CREATE SCHEMA later;
+GRANT ALL ON SCHEMA later TO regress_admin, regress_nobody;
+CREATE TABLE later.old (id int PRIMARY KEY, cluster_id text);
+CREATE TABLE later.excepted (id int PRIMARY KEY, cluster_id text);
+SET ROLE regress_admin;
+CALL attempt($$SELECT * FROM seal_sync.schema_add('later', 'cluster_id', new_tables => true)$$);
+CALL attempt($$SELECT * FROM seal_sync.schema_add('later', 'cluster_id', new_tables => false)$$);
+RESET ROLE;
+BEGIN READ ONLY;
+SELECT relation, action FROM seal_sync.schema_add('later', 'cluster_id', NULL, '{later.excepted}', new_tables => true, dry_run => true);
+COMMIT;
+SELECT count(*) FROM seal_sync.schema_rule;
+SELECT relation, action FROM seal_sync.schema_add('later', 'cluster_id', except_tables => '{later.excepted}', new_tables => true);
+SET ROLE regress_nobody; -- whoever makes it
+CREATE TABLE later.plain (id int PRIMARY KEY, cluster_id text);
+INSERT INTO later.plain VALUES (1, 'a');
+CREATE TABLE later.parts (id int, cluster_id text, PRIMARY KEY (id, cluster_id)) PARTITION BY LIST (cluster_id);
+CREATE TABLE later.parts_a PARTITION OF later.parts FOR VALUES IN ('a');
+INSERT INTO later.parts VALUES (1, 'a');
+CREATE TABLE later.filled AS SELECT i AS id, 'a' AS cluster_id FROM generate_series(1, 2) i;
+ALTER TABLE later.filled ADD PRIMARY KEY (id);
+CREATE TABLE later.counted (id serial PRIMARY KEY, cluster_id text);
+CREATE TABLE later.without (id int PRIMARY KEY);
+CREATE UNLOGGED TABLE later.scratch (id int PRIMARY KEY, cluster_id text);
+CREATE TEMP TABLE scratch (id int PRIMARY KEY, cluster_id text);
+DROP TABLE pg_temp.scratch;
+RESET ROLE;
+ALTER TABLE later.excepted ADD v text;
+ALTER TABLE later.excepted RENAME TO renamed;
+SELECT seal_sync.table_remove('later.old');
+ALTER TABLE later.old ADD v text;
+ALTER SCHEMA later RENAME TO sooner;
+CREATE TABLE sooner.after_rename (id int PRIMARY KEY, cluster_id text);
+ALTER TABLE app.left_out SET SCHEMA sooner;
+BEGIN;
+CREATE TABLE sooner.rolled_back (id int PRIMARY KEY, cluster_id text);
+ROLLBACK;
+SELECT relation, clusters FROM seal_sync.stat_table WHERE relation::text ~ '^sooner' ORDER BY relation::text COLLATE "C";
+SELECT relation, kind, key FROM seal_sync.pending WHERE relation::text ~ '^sooner' ORDER BY relation::text, key::text;
+SELECT schema, cluster_column, except_tables FROM seal_sync.schema_rule;
+DROP TABLE sooner.renamed;
+SELECT except_tables FROM seal_sync.schema_rule;
+-- As it is, another rule, no rule
+SELECT count(*) FROM seal_sync.schema_add('sooner', 'cluster_id', except_tables => '{sooner.old}');
+SELECT schema, cluster_column FROM seal_sync.schema_rule;
+SELECT count(*) FROM seal_sync.schema_add('sooner', cluster => 'b', except_tables => '{sooner.old,sooner.counted}', new_tables => true);
+SELECT schema, cluster_column, cluster FROM seal_sync.schema_rule;
+CREATE TABLE sooner.constant (id int PRIMARY KEY);
+SELECT relation, clusters FROM seal_sync.stat_table WHERE relation::text ~ '^sooner.(constant|without)' ORDER BY relation::text;
+SELECT seal_sync.cluster_create('whole', 'east');
+SELECT count(*) FROM seal_sync.schema_add('elsewhere', cluster => 'whole', new_tables => true);
+CALL attempt($$SELECT seal_sync.cluster_drop('whole')$$);
+SELECT count(*) FROM seal_sync.schema_add('elsewhere', cluster => 'whole', new_tables => false);
+CALL attempt($$SELECT seal_sync.cluster_drop('whole')$$);
+\set VERBOSITY terse
+SET client_min_messages = warning;
+DROP SCHEMA sooner CASCADE;
+RESET client_min_messages;
+\set VERBOSITY default
+SELECT count(*) FROM seal_sync.schema_rule;
 
 -- 500 tables in one call
 CREATE SCHEMA many;

@@ -1,4 +1,5 @@
-// schema_add: table_add for every table of a schema, in one call and one transaction.
+// schema_add: table_add for every table of a schema, in one call and one transaction; and the rule by which
+// tables made later are registered, too.
 //
 // A dry run is the first half of the real call, so what it says is what the call does. Order of locks as
 // in table.cpp: all tables, by number, before our own are written. Tables are judged without a lock first,
@@ -166,6 +167,24 @@ std::vector<Oid> add_all(Oid schema, const std::vector<Candidate> &tables, std::
   return added;
 }
 
+/// Whose schema it is decides what its future tables carry, whoever makes them.
+void refuse_foreign_schema(Oid schema, Oid caller) {
+  if (pg::call([=] { return pg::owns_schema(schema, caller); }))
+    return;
+  const Rows name = query("SELECT n.nspname FROM pg_catalog.pg_namespace n WHERE n.oid = $1", {arg(schema)});
+  throw core::Error("42501", "cannot add new tables of schema \"" + name.text(0, 0) + "\": you do not own it",
+                    "Everybody's tables in it would be synchronized.", "Let the owner of the schema call it.");
+}
+
+void set_rule(Oid schema, const ClusterBy &by, const std::vector<Oid> &excepted, bool new_tables) {
+  query("DELETE FROM seal_sync.schema_rule r USING pg_catalog.pg_namespace n WHERE n.oid = $1 AND r.schema = n.nspname",
+        {arg(schema)});
+  if (new_tables)
+    query("INSERT INTO seal_sync.schema_rule (schema, schema_oid, cluster_column, cluster, except_tables) "
+          "SELECT n.nspname, n.oid, $2, $3, $4::pg_catalog.regclass[] FROM pg_catalog.pg_namespace n WHERE n.oid = $1",
+          {arg(schema), arg(by.column), arg(by.cluster), arg(excepted)});
+}
+
 Datum text_datum(const Rows::Value &value) {
   return value ? arg(std::string_view(*value)).value : Datum{0};
 }
@@ -194,6 +213,61 @@ void answer(FunctionCallInfo fcinfo, const Candidate &table, const Verdict &verd
 
 } // namespace
 
+namespace {
+std::string sentence(std::string message) {
+  message[0] = static_cast<char>(pg::call([&] { return pg_toupper(static_cast<unsigned char>(message[0])); }));
+  return message + ".";
+}
+} // namespace
+
+void add_new_tables(const std::vector<Oid> &relations, bool made) {
+  const Rows rows = query("SELECT c.oid, r.cluster_column, r.cluster FROM seal_sync.schema_rule r "
+                          "JOIN pg_catalog.pg_namespace n ON n.nspname = r.schema "
+                          "JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid "
+                          "WHERE c.oid = ANY ($1) AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' "
+                          "AND NOT c.relispartition AND c.oid <> ALL (r.except_tables::pg_catalog.oid[]) "
+                          "AND NOT EXISTS (SELECT FROM seal_sync.table_rule t WHERE t.relation = c.oid) ORDER BY 1",
+                          {arg(relations)});
+  for (size_t i = 0; i < rows.size(); i++) {
+    const Oid relation = rows.oid(i, 0);
+    const ClusterBy by{rows.rows[i][1], rows.rows[i][2]};
+    int cluster_attno = 0;
+    try {
+      cluster_attno = check_table(relation, by);
+    } catch (const core::Error &refusal) { // whoever makes a table must not fail for our sake
+      if (made)
+        notice("new table \"" + display_name(relation) + "\" is not synchronized", sentence(refusal.message()),
+               refusal.hint());
+      continue;
+    }
+    lock_against_writers(relation);
+    enter_table(relation, by, cluster_attno);
+    rules_changed();
+    copy_existing_rows(relation); // CREATE TABLE AS, or a primary key that came late
+  }
+}
+
+void except_from_schema_rule(Oid relation) {
+  query("UPDATE seal_sync.schema_rule r SET except_tables = r.except_tables || c.oid::pg_catalog.regclass "
+        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.oid = $1 AND n.nspname = r.schema AND c.oid <> ALL (r.except_tables::pg_catalog.oid[])",
+        {arg(relation)});
+}
+
+void forget_in_schema_rules(const std::vector<Oid> &relations, const std::vector<Oid> &schemas) {
+  // A number that is gone may be given again.
+  query("UPDATE seal_sync.schema_rule r SET except_tables = ARRAY(SELECT e FROM pg_catalog.unnest(r.except_tables) e "
+        " WHERE e::pg_catalog.oid <> ALL ($1)) WHERE r.except_tables::pg_catalog.oid[] && $1",
+        {arg(relations)});
+  query("DELETE FROM seal_sync.schema_rule WHERE schema_oid = ANY ($1)", {arg(schemas)});
+}
+
+void follow_schema(Oid schema) {
+  query("UPDATE seal_sync.schema_rule r SET schema = n.nspname FROM pg_catalog.pg_namespace n "
+        "WHERE n.oid = $1 AND r.schema_oid = n.oid AND r.schema <> n.nspname",
+        {arg(schema)});
+}
+
 SEAL_SYNC_FUNCTION(seal_sync_schema_add) {
   if (PG_ARGISNULL(0))
     throw core::Error("22004", "argument \"schema\" must not be null");
@@ -201,7 +275,8 @@ SEAL_SYNC_FUNCTION(seal_sync_schema_add) {
   const ClusterBy by{optional_name(fcinfo, 1), optional_name(fcinfo, 2)};
   const std::vector<Oid> excepted = excepted_tables(fcinfo, 3);
   const std::string existing = required_text(fcinfo, 4, "existing_rows");
-  const bool dry_run = flag(fcinfo, 5, false);
+  const bool about_new_tables = !PG_ARGISNULL(5);
+  const bool dry_run = flag(fcinfo, 6, false);
 
   check_arguments(existing, by);
   require_node();
@@ -214,6 +289,8 @@ SEAL_SYNC_FUNCTION(seal_sync_schema_add) {
     require_cluster(*by.cluster, false);
   const std::vector<Candidate> tables = candidates(schema);
   check_excepted(schema, tables, excepted);
+  if (about_new_tables)
+    refuse_foreign_schema(schema, owner.caller());
   std::vector<Verdict> verdicts;
   for (const Candidate &table : tables) {
     if (holds(excepted, table.relation)) {
@@ -224,6 +301,8 @@ SEAL_SYNC_FUNCTION(seal_sync_schema_add) {
   }
   if (!dry_run) {
     const std::vector<Oid> added = add_all(schema, tables, verdicts, by, owner.caller());
+    if (about_new_tables)
+      set_rule(schema, by, excepted, PG_GETARG_BOOL(5));
     if (!added.empty())
       rules_changed(); // once: every session reads all rules anew
     if (existing == "copy")

@@ -311,7 +311,7 @@ void analyze_rules() {
     return new_level;
   });
   query("ANALYZE (SKIP_LOCKED) seal_sync.local_node, seal_sync.peer, seal_sync.peer_state, seal_sync.cluster, "
-        "seal_sync.cluster_state, seal_sync.table_rule, seal_sync.table_state");
+        "seal_sync.cluster_state, seal_sync.table_rule, seal_sync.table_state, seal_sync.schema_rule");
   pg::call([level] { AtEOXact_GUC(false, level); });
 }
 } // namespace

@@ -252,6 +252,7 @@ SEAL_SYNC_FUNCTION(seal_sync_table_remove) {
   require_registered(relation);
   drop_triggers(relation);
   forget_tables({relation});
+  except_from_schema_rule(relation);
   rules_changed();
   PG_RETURN_VOID();
 }

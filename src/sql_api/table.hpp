@@ -27,6 +27,17 @@ int check_table(Oid relation, const ClusterBy &by);
 /// since before the check, and calls rules_changed() afterwards.
 void enter_table(Oid relation, const ClusterBy &by, int cluster_attno);
 
+/// Registers those of these relations that a rule of their schema includes (schema_add, new_tables).
+/// made: they are new, and it is worth a notice when one cannot be registered.
+void add_new_tables(const std::vector<Oid> &relations, bool made);
+
+/// A table taken out of synchronization by hand stays out, whatever the rule of its schema.
+void except_from_schema_rule(Oid relation);
+
+/// What DROP and RENAME mean for the rules of schemas.
+void forget_in_schema_rules(const std::vector<Oid> &relations, const std::vector<Oid> &schemas);
+void follow_schema(Oid schema);
+
 /// Locks a table and its partitions against writers.
 void lock_against_writers(Oid relation);
 
