@@ -24,7 +24,7 @@ CREATE SCHEMA app AUTHORIZATION regress_owner;
 CREATE VIEW triggers AS
 SELECT t.tgrelid::regclass AS relation, regexp_replace(t.tgname, '\d+', '') AS trigger, t.tgenabled AS enabled,
     EXISTS (SELECT FROM seal_sync.table_rule r WHERE t.tgname LIKE '%\_' || r.relation::oid) AS of_registered
-FROM pg_trigger t WHERE t.tgname ~ '^seal_sync' ORDER BY 1::text, 2;
+FROM pg_trigger t WHERE t.tgname ~ '^seal_sync' ORDER BY t.tgrelid::regclass::text COLLATE "C", 2;
 CREATE VIEW rules AS SELECT relation, cluster_column, cluster FROM seal_sync.table_rule ORDER BY relation::text;
 CREATE VIEW waiting AS SELECT relation, kind, key, count(*) FROM seal_sync.pending GROUP BY 1, 2, 3 ORDER BY 1, 3, 2;
 

@@ -31,7 +31,7 @@ WHERE p.pronamespace = 'seal_sync'::regnamespace AND l.lanname <> 'c';
 
 -- Event triggers also fire in the replica role; configuration is dumped, the rest is not
 SELECT evtname, evtevent, evtenabled FROM pg_event_trigger WHERE evtname LIKE 'seal\_sync\_%' ORDER BY 1;
-SELECT c::regclass FROM pg_extension e, unnest(e.extconfig) c WHERE e.extname = 'seal_sync' ORDER BY 1::text;
+SELECT c::regclass FROM pg_extension e, unnest(e.extconfig) c WHERE e.extname = 'seal_sync' ORDER BY c::regclass::text;
 
 -- Roles in action
 CREATE ROLE regress_admin IN ROLE seal_sync_admin;

@@ -136,7 +136,7 @@ UPDATE p SET id = 3 WHERE id = 2;
 UPDATE p SET cluster_id = 'a' WHERE id = 3;
 SELECT relation, kind, key, cluster, changed_columns FROM seal_sync.pending WHERE relation = 'p'::regclass ORDER BY xid, key::text, kind;
 SELECT t.tgrelid::regclass, regexp_replace(t.tgname, '\d+', 'N') AS trigger, t.tgenabled, t.tgparentid = 0 AS own
-FROM pg_trigger t WHERE t.tgname ~ '^seal_sync' AND t.tgrelid::regclass::text LIKE 'p%' ORDER BY 1::text, 2;
+FROM pg_trigger t WHERE t.tgname ~ '^seal_sync' AND t.tgrelid::regclass::text LIKE 'p%' ORDER BY t.tgrelid::regclass::text COLLATE "C", 2;
 CALL attempt($$CREATE UNLOGGED TABLE p_u PARTITION OF p FOR VALUES IN ('u')$$);
 SELECT seal_sync.table_remove('p');
 SELECT count(*) FROM pg_trigger t WHERE t.tgname ~ '^seal_sync' AND t.tgrelid::regclass::text LIKE 'p%';

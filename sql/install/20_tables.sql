@@ -59,6 +59,18 @@ CREATE TABLE seal_sync.table_rule (
 );
 SELECT pg_catalog.pg_extension_config_dump('seal_sync.table_rule', '');
 
+-- A schema whose new tables are registered when they are made, but for those named here. By name, because
+-- pg_upgrade does not carry regnamespace; schema_oid is where it was last seen, so that a renamed schema is followed.
+CREATE TABLE seal_sync.schema_rule (
+    schema name NOT NULL PRIMARY KEY,
+    schema_oid oid NOT NULL,
+    cluster_column name,
+    cluster name REFERENCES seal_sync.cluster,
+    except_tables regclass[] NOT NULL,
+    CHECK ((cluster_column IS NULL) <> (cluster IS NULL))
+);
+SELECT pg_catalog.pg_extension_config_dump('seal_sync.schema_rule', '');
+
 -- key_columns: numbers, types, collations and operator classes of the primary key when the table was
 -- added; DDL that changes them while the table is registered is refused, for the log holds keys of
 -- that shape. cluster_attno: the cluster column by number, so that a renamed column is followed.

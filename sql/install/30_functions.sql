@@ -78,6 +78,16 @@ CREATE FUNCTION seal_sync.table_add(relation regclass, cluster_column name DEFAU
 COMMENT ON FUNCTION seal_sync.table_add(regclass, name, name, text, boolean) IS
     'synchronizes a table, its rows being of the clusters that a column names or all of one cluster';
 
+-- new_tables: true, tables made later are registered, too; false, no longer; null, as it is. action: add, keep (registered before), except (named in except_tables), skip (a partition of a table elsewhere), refuse.
+CREATE FUNCTION seal_sync.schema_add(schema regnamespace, cluster_column name DEFAULT NULL, cluster name DEFAULT NULL,
+        except_tables regclass[] DEFAULT '{}', existing_rows text DEFAULT 'copy', new_tables boolean DEFAULT NULL,
+        dry_run boolean DEFAULT false,
+        OUT relation regclass, OUT action text, OUT cluster_by text, OUT rows_estimate bigint, OUT sqlstate text,
+        OUT message text, OUT hint text)
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'seal_sync_schema_add';
+COMMENT ON FUNCTION seal_sync.schema_add(regnamespace, name, name, regclass[], text, boolean, boolean) IS
+    'synchronizes the tables of a schema, on demand later ones too, and tells of each what was done or why not; a dry run only tells';
+
 CREATE FUNCTION seal_sync.table_remove(relation regclass) RETURNS void
     LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_table_remove';
 COMMENT ON FUNCTION seal_sync.table_remove(regclass) IS 'ends synchronization of a table; its rows stay everywhere';

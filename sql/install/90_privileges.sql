@@ -20,6 +20,7 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.cluster_alter(name, text[], text[]),
     seal_sync.cluster_drop(name),
     seal_sync.table_add(regclass, name, name, text, boolean),
+    seal_sync.schema_add(regnamespace, name, name, regclass[], text, boolean, boolean),
     seal_sync.table_remove(regclass)
     TO seal_sync_admin;
 
@@ -68,4 +69,4 @@ GRANT SELECT ON seal_sync.pending, seal_sync.quarantine TO seal_sync_read_data;
 -- A table that was never analyzed is taken for one of ten pages; the views would be planned for
 -- millions of rows and compiled for seconds. The calls do the same after each change of the rules.
 ANALYZE seal_sync.local_node, seal_sync.peer, seal_sync.peer_state, seal_sync.cluster, seal_sync.cluster_state,
-    seal_sync.table_rule, seal_sync.table_state, seal_sync.origin, seal_sync.held, seal_sync.event;
+    seal_sync.table_rule, seal_sync.table_state, seal_sync.schema_rule, seal_sync.origin, seal_sync.held, seal_sync.event;

@@ -196,4 +196,13 @@ inline bool owns_relation(Oid relation, Oid role) {
 #endif
 }
 
+/// Whether the role owns the schema, itself or as a member. Like owns_relation.
+inline bool owns_schema(Oid schema, Oid role) {
+#if PG_VERSION_NUM >= 160000
+  return object_ownercheck(NamespaceRelationId, schema, role);
+#else
+  return pg_namespace_ownercheck(schema, role);
+#endif
+}
+
 } // namespace seal_sync::pg

@@ -160,6 +160,12 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_drop) {
                       "Registered with this cluster: " + tables + ".",
                       "SELECT seal_sync.table_remove(" + literal(sql_name(users.oid(0, 0))) + ") takes a table out.");
   }
+  const Rows schemas = query("SELECT r.schema FROM seal_sync.schema_rule r WHERE r.cluster = $1 ORDER BY 1", {arg(cluster)});
+  if (!schemas.empty())
+    throw core::Error("2BP01", "cannot drop cluster \"" + cluster + "\": new tables of schema \"" + schemas.text(0, 0) +
+                                   "\" belong to it", {},
+                      "SELECT * FROM seal_sync.schema_add(" + literal(quote(schemas.text(0, 0))) + ", cluster => " +
+                          literal(cluster) + ", new_tables => false) ends that.");
   query("DELETE FROM seal_sync.held h USING seal_sync.cluster c WHERE c.cluster = $1 AND h.cluster_id = c.cluster_id",
         {arg(cluster)});
   query("DELETE FROM seal_sync.cluster WHERE cluster = $1", {arg(cluster)});

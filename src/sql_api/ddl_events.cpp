@@ -6,6 +6,7 @@
 
 #include "config/config.hpp"
 #include "sql_api/registration.hpp"
+#include "sql_api/table.hpp"
 
 namespace seal_sync::sql_api {
 
@@ -36,7 +37,7 @@ void check_event(FunctionCallInfo fcinfo) {
 bool anything_configured() {
   return pg::call([] {
     bool found = false;
-    for (const char *name : {"table_rule", "peer"}) {
+    for (const char *name : {"table_rule", "peer", "schema_rule"}) {
       const Oid oid = config::own_relation(name);
       if (found || !OidIsValid(oid))
         continue;
@@ -171,6 +172,7 @@ SEAL_SYNC_FUNCTION(seal_sync_ddl_command_end) {
   const Rows commands = query(
       "SELECT c.classid, c.objid FROM pg_catalog.pg_event_trigger_ddl_commands() c WHERE c.classid IN ( "
       "'pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_foreign_server'::pg_catalog.regclass, "
+      "'pg_catalog.pg_namespace'::pg_catalog.regclass, "
       "'pg_catalog.pg_user_mapping'::pg_catalog.regclass)");
   std::vector<Oid> touched;
   for (size_t i = 0; i < commands.size(); i++) {
@@ -180,6 +182,10 @@ SEAL_SYNC_FUNCTION(seal_sync_ddl_command_end) {
       touched.push_back(object);
       continue;
     }
+    if (catalog == NamespaceRelationId) {
+      follow_schema(object);
+      continue;
+    }
     tie_to_extension(catalog, object);
     if (catalog == ForeignServerRelationId)
       follow_server(object);
@@ -187,6 +193,8 @@ SEAL_SYNC_FUNCTION(seal_sync_ddl_command_end) {
   if (have_identity()) {
     if (!touched.empty())
       follow_all(with_inheritance_parents(touched));
+    // Later than the rest: a table that is new has no rule that could have to follow.
+    add_new_tables(touched, tag == CMDTAG_CREATE_TABLE || tag == CMDTAG_CREATE_TABLE_AS || tag == CMDTAG_SELECT_INTO);
     std::vector<Oid> copies;
     ListCell *cell;
     foreach (cell, rewritten)
@@ -210,16 +218,20 @@ SEAL_SYNC_FUNCTION(seal_sync_sql_drop) {
       "SELECT o.object_type, o.objid, o.objsubid, CASE WHEN o.object_type IN ('table column', 'table constraint') "
       " THEN pg_catalog.to_regclass(pg_catalog.format('%I.%I', o.address_names[1], o.address_names[2]))::pg_catalog.oid END "
       "FROM pg_catalog.pg_event_trigger_dropped_objects() o "
-      "WHERE o.object_type IN ('table', 'table column', 'table constraint') AND NOT o.is_temporary");
-  std::vector<Oid> gone, touched;
+      "WHERE o.object_type IN ('table', 'table column', 'table constraint', 'schema') AND NOT o.is_temporary");
+  std::vector<Oid> gone, touched, schemas;
   for (size_t i = 0; i < dropped.size(); i++) {
     if (dropped.text(i, 0) == "table")
       gone.push_back(dropped.oid(i, 1));
+    else if (dropped.text(i, 0) == "schema")
+      schemas.push_back(dropped.oid(i, 1));
     else if (!dropped.null(i, 3))
       touched.push_back(dropped.oid(i, 3));
   }
   if (!gone.empty() && forget_tables(gone))
     rules_changed();
+  if (!gone.empty() || !schemas.empty())
+    forget_in_schema_rules(gone, schemas);
   if (!touched.empty() && have_identity())
     follow_all(touched);
   PG_RETURN_NULL();

@@ -40,6 +40,14 @@ void revive_rules() {
 
 } // namespace
 
+namespace {
+/// Schemas of a restored dump have other numbers.
+void find_schemas() {
+  query("UPDATE seal_sync.schema_rule r SET schema_oid = coalesce((SELECT n.oid FROM pg_catalog.pg_namespace n "
+        "WHERE n.nspname = r.schema), 0)");
+}
+} // namespace
+
 SEAL_SYNC_FUNCTION(seal_sync_node_create) {
   const std::string node = required_name(fcinfo, 0, "node");
   check_new_name("node", node);
@@ -56,6 +64,7 @@ SEAL_SYNC_FUNCTION(seal_sync_node_create) {
   query("INSERT INTO seal_sync.local_node (node, token) VALUES ($1, pg_catalog.gen_random_uuid())", {arg(node)});
   rules_changed();
   revive_rules();
+  find_schemas();
   PG_RETURN_VOID();
 }
 
@@ -72,6 +81,7 @@ SEAL_SYNC_FUNCTION(seal_sync_node_drop) {
     drop_triggers(tables.oid(i, 0));
   query("DELETE FROM seal_sync.local_node");
   query("DELETE FROM seal_sync.table_rule");
+  query("DELETE FROM seal_sync.schema_rule");
   query("DELETE FROM seal_sync.table_state");
   query("DELETE FROM seal_sync.held");
   query("DELETE FROM seal_sync.peer");    // takes peer_state along

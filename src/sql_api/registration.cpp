@@ -190,9 +190,11 @@ bool forget_tables(const std::vector<Oid> &relations) {
 std::vector<Oid> registered_roots(const std::vector<Oid> &relations) {
   return oids(query("SELECT r.relation::pg_catalog.oid FROM seal_sync.table_rule r "
                     "JOIN pg_catalog.pg_class c ON c.oid = r.relation "
-                    "WHERE r.relation::pg_catalog.oid = ANY ($1) OR r.relation::pg_catalog.oid IN "
-                    "(SELECT a.relid::pg_catalog.oid FROM pg_catalog.unnest($1) o(oid) "
-                    " CROSS JOIN LATERAL pg_catalog.pg_partition_ancestors(o.oid::pg_catalog.regclass) a) ORDER BY 1",
+                    // An array and no OR, so that one index probe finds it among any number of tables.
+                    "WHERE r.relation::pg_catalog.oid = ANY (ARRAY("
+                    "SELECT o.oid FROM pg_catalog.unnest($1) o(oid) UNION SELECT a.relid::pg_catalog.oid "
+                    " FROM pg_catalog.unnest($1) o(oid) "
+                    " CROSS JOIN LATERAL pg_catalog.pg_partition_ancestors(o.oid::pg_catalog.regclass) a)) ORDER BY 1",
                     {arg(relations)}),
               0);
 }

@@ -4,6 +4,8 @@
 #include "config/config.hpp"
 #include "worker/wakeup.hpp"
 
+#include <unordered_map>
+
 namespace seal_sync::sql_api {
 
 AsOwner::AsOwner() {
@@ -90,6 +92,28 @@ Oid Rows::oid(size_t row, size_t column) const {
   return static_cast<Oid>(std::stoul(rows[row][column].value_or("0")));
 }
 
+namespace {
+/// Plans of statements with parameters: their texts are constants of ours, few, and each with one list of
+/// types. To plan them anew was most of what adding a table of 500 cost.
+SPIPlanPtr kept_plan(const std::string &statement, int count, Oid *types) {
+  static std::unordered_map<std::string, SPIPlanPtr> plans;
+  SPIPlanPtr &plan = plans[statement];
+  if (plan == nullptr) {
+    const char *text = statement.c_str();
+    plan = pg::call([=] {
+      // Generic from the first time: nothing here is so skewed that a plan should know the values.
+      SPIPlanPtr prepared = SPI_prepare_cursor(text, count, types, CURSOR_OPT_GENERIC_PLAN);
+      if (prepared == nullptr)
+        elog(ERROR, "SPI_prepare_cursor failed: %s", SPI_result_code_string(SPI_result));
+      if (SPI_keepplan(prepared) != 0)
+        elog(ERROR, "SPI_keepplan failed");
+      return prepared;
+    });
+  }
+  return plan;
+}
+} // namespace
+
 Rows query(const std::string &statement, std::initializer_list<Arg> args) {
   constexpr size_t kMaxArgs = 16;
   Oid types[kMaxArgs];
@@ -103,8 +127,9 @@ Rows query(const std::string &statement, std::initializer_list<Arg> args) {
   }
   const MemoryContext outside = CurrentMemoryContext;
   const char *text = statement.c_str();
+  const SPIPlanPtr kept = count > 0 ? kept_plan(statement, static_cast<int>(count), types) : nullptr;
   pg::call([&] {
-    SPIPlanPtr plan = SPI_prepare(text, static_cast<int>(count), types);
+    SPIPlanPtr plan = kept != nullptr ? kept : SPI_prepare(text, 0, nullptr);
     if (plan == nullptr)
       elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
     // A utility command has no use for a snapshot of its own making; the rest gets the newest one.
@@ -112,7 +137,8 @@ Rows query(const std::string &statement, std::initializer_list<Arg> args) {
                                           false, true, 0);
     if (code < 0)
       elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(code));
-    SPI_freeplan(plan);
+    if (plan != kept)
+      SPI_freeplan(plan);
     CommandCounterIncrement(); // the next statement, and what C code reads, sees this one
   });
   MemoryContextSwitchTo(outside);
@@ -285,7 +311,7 @@ void analyze_rules() {
     return new_level;
   });
   query("ANALYZE (SKIP_LOCKED) seal_sync.local_node, seal_sync.peer, seal_sync.peer_state, seal_sync.cluster, "
-        "seal_sync.cluster_state, seal_sync.table_rule, seal_sync.table_state");
+        "seal_sync.cluster_state, seal_sync.table_rule, seal_sync.table_state, seal_sync.schema_rule");
   pg::call([level] { AtEOXact_GUC(false, level); });
 }
 } // namespace

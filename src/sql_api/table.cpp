@@ -4,11 +4,18 @@
 // Order of locks: the table first, then our own tables; SHARE ROW EXCLUSIVE keeps writers out from
 // before the triggers exist until the rule is committed, so no change falls between.
 
+#include "sql_api/table.hpp"
+
 #include "sql_api/registration.hpp"
 
 namespace seal_sync::sql_api {
 
 namespace {
+
+bool may_hold_rows(Oid relation) {
+  const char kind = get_rel_relkind(relation);
+  return kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE;
+}
 
 /// Locks a table and its partitions against writers, for its owner only.
 void lock_for_owner(Oid relation, bool needs_ownership) {
@@ -19,8 +26,7 @@ void lock_for_owner(Oid relation, bool needs_ownership) {
               errmsg("relation with OID %u does not exist", relation));
     if (needs_ownership && !pg::owns_relation(relation, GetUserId()))
       aclcheck_error(ACLCHECK_NOT_OWNER, get_relkind_objtype(get_rel_relkind(relation)), name);
-    const char kind = get_rel_relkind(relation);
-    const bool holds_rows = kind == RELKIND_RELATION || kind == RELKIND_PARTITIONED_TABLE;
+    const bool holds_rows = may_hold_rows(relation);
     LockRelationOid(relation, holds_rows ? ShareRowExclusiveLock : AccessShareLock);
     // While we waited for the lock it may have gone, or gone to another owner.
     if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)))
@@ -124,8 +130,8 @@ void refuse_colliding_key(Oid relation, int cluster_attno, const std::string &co
       " LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum "
       " WHERE i.indrelid = $1 AND i.indisprimary) "
       "SELECT key.attname, s.oid, EXISTS (SELECT FROM key WHERE key.attnum = $2) "
-      "FROM key JOIN pg_catalog.pg_class s ON s.relkind = 'S' AND s.oid IN ( "
-      " SELECT d.objid FROM pg_catalog.pg_depend d WHERE key.identity "
+      "FROM key CROSS JOIN LATERAL ( "
+      " SELECT d.objid AS oid FROM pg_catalog.pg_depend d WHERE key.identity "
       "  AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'i' "
       "  AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1 "
       "  AND d.refobjsubid = key.attnum "
@@ -133,7 +139,7 @@ void refuse_colliding_key(Oid relation, int cluster_attno, const std::string &co
       "  WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND ( "
       "   d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = key.default_oid "
       "   OR key.default_oid IS NULL AND d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass "
-      "      AND d.objid = key.atttypid)) "
+      "      AND d.objid = key.atttypid)) f JOIN pg_catalog.pg_class s ON s.oid = f.oid AND s.relkind = 'S' "
       "ORDER BY key.attnum, s.oid LIMIT 1",
       {arg(relation), int_arg(cluster_attno)});
   if (rows.empty() || rows.boolean(0, 2))
@@ -147,23 +153,59 @@ void refuse_colliding_key(Oid relation, int cluster_attno, const std::string &co
 
 } // namespace
 
+void check_arguments(const std::string &existing_rows, const ClusterBy &by) {
+  if (existing_rows != "copy" && existing_rows != "adopt")
+    throw core::Error("22023", "existing_rows cannot be \"" + existing_rows + "\"", {},
+                      "\"copy\" ships every row, \"adopt\" trusts that the peer has the same rows.");
+  if (by.column.has_value() == by.cluster.has_value())
+    throw core::Error("22023",
+                      by.column ? "both cluster_column and cluster are given"
+                                : "neither cluster_column nor cluster is given",
+                      "A row's cluster is told by a column, or is the same for the whole table.",
+                      "Give exactly one of them.");
+}
+
+void require_cluster(const std::string &cluster, bool to_stay) {
+  const std::string select = "SELECT FROM seal_sync.cluster WHERE cluster = $1";
+  if (query(to_stay ? select + " FOR KEY SHARE" : select, {arg(cluster)}).empty())
+    throw core::Error("42704", "cluster \"" + cluster + "\" does not exist", {},
+                      "SELECT seal_sync.cluster_create(" + literal(cluster) + ", primary_node => '…') declares it.");
+}
+
+int check_table(Oid relation, const ClusterBy &by) {
+  refuse_unfit(relation);
+  refuse_overlap(relation);
+  refuse_without_key(relation);
+  if (!by.column)
+    return 0;
+  const int cluster_attno = find_cluster_column(relation, *by.column);
+  refuse_colliding_key(relation, cluster_attno, *by.column);
+  return cluster_attno;
+}
+
+void enter_table(Oid relation, const ClusterBy &by, int cluster_attno) {
+  query("INSERT INTO seal_sync.table_rule (relation, cluster_column, cluster) VALUES ($1::pg_catalog.regclass, $2, $3)",
+        {arg(relation), arg(by.column), arg(by.cluster)});
+  remember_shape(relation, shape_of(relation, cluster_attno));
+  make_triggers(relation);
+}
+
+void lock_against_writers(Oid relation) {
+  pg::call([relation] {
+    LockRelationOid(relation, ShareRowExclusiveLock);
+    list_free(find_all_inheritors(relation, ShareRowExclusiveLock, nullptr)); // not the relation it is given
+  });
+}
+
 SEAL_SYNC_FUNCTION(seal_sync_table_add) {
   if (PG_ARGISNULL(0))
     throw core::Error("22004", "argument \"relation\" must not be null");
   const Oid relation = PG_GETARG_OID(0);
-  const std::optional<std::string> column = optional_name(fcinfo, 1);
-  const std::optional<std::string> cluster = optional_name(fcinfo, 2);
+  const ClusterBy by{optional_name(fcinfo, 1), optional_name(fcinfo, 2)};
   const std::string existing = required_text(fcinfo, 3, "existing_rows");
   const bool if_not_exists = flag(fcinfo, 4, false);
 
-  if (existing != "copy" && existing != "adopt")
-    throw core::Error("22023", "existing_rows cannot be \"" + existing + "\"", {},
-                      "\"copy\" ships every row, \"adopt\" trusts that the peer has the same rows.");
-  if (column.has_value() == cluster.has_value())
-    throw core::Error("22023",
-                      column ? "both cluster_column and cluster are given" : "neither cluster_column nor cluster is given",
-                      "A row's cluster is told by a column, or is the same for the whole table.",
-                      "Give exactly one of them.");
+  check_arguments(existing, by);
   require_node();
   lock_for_owner(relation, true);
 
@@ -176,21 +218,10 @@ SEAL_SYNC_FUNCTION(seal_sync_table_add) {
     notice("table \"" + display_name(relation) + "\" is already registered, skipping");
     PG_RETURN_VOID();
   }
-  refuse_unfit(relation);
-  refuse_overlap(relation);
-  refuse_without_key(relation);
-  int cluster_attno = 0;
-  if (column) {
-    cluster_attno = find_cluster_column(relation, *column);
-    refuse_colliding_key(relation, cluster_attno, *column);
-  } else if (query("SELECT FROM seal_sync.cluster WHERE cluster = $1 FOR KEY SHARE", {arg(*cluster)}).empty())
-    throw core::Error("42704", "cluster \"" + *cluster + "\" does not exist", {},
-                      "SELECT seal_sync.cluster_create(" + literal(*cluster) + ", primary_node => '…') declares it.");
-
-  query("INSERT INTO seal_sync.table_rule (relation, cluster_column, cluster) VALUES ($1::pg_catalog.regclass, $2, $3)",
-        {arg(relation), arg(column), arg(cluster)});
-  remember_shape(relation, shape_of(relation, cluster_attno));
-  make_triggers(relation);
+  const int cluster_attno = check_table(relation, by);
+  if (by.cluster)
+    require_cluster(*by.cluster, true);
+  enter_table(relation, by, cluster_attno);
   rules_changed();
   if (existing == "copy")
     copy_existing_rows(relation);
@@ -212,7 +243,7 @@ SEAL_SYNC_FUNCTION(seal_sync_table_remove) {
     throw core::Error("22004", "argument \"relation\" must not be null");
   const Oid relation = PG_GETARG_OID(0);
   // Looked up before anything is locked: a role must not lock what is neither its own nor ours.
-  if (!pg::call([relation] { return pg::object_ownercheck(RelationRelationId, relation, GetUserId()); }))
+  if (!pg::call([relation] { return pg::owns_relation(relation, GetUserId()); }))
     require_registered(relation);
   lock_for_owner(relation, false);
 
@@ -221,6 +252,7 @@ SEAL_SYNC_FUNCTION(seal_sync_table_remove) {
   require_registered(relation);
   drop_triggers(relation);
   forget_tables({relation});
+  except_from_schema_rule(relation);
   rules_changed();
   PG_RETURN_VOID();
 }

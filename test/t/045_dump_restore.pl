@@ -57,6 +57,17 @@ subtest 'T19: the owner makes partitions while its rows are synchronized' => sub
 	dumps_equal('rows of new partitions arrive', [ $east, $west ], 'bank.*');
 };
 
+subtest 'T19: tables that the owner makes later are synchronized where the schema says so' => sub {
+	$_->safe_psql($db, q(SELECT count(*) FROM seal_sync.schema_add('bank', cluster_column => 'cluster_id', new_tables => true);
+	  SET ROLE teller; CREATE TABLE bank.later (id int, cluster_id text, PRIMARY KEY (id, cluster_id));)) for $west, $east;
+	$east->safe_psql($db, q(SET ROLE teller; INSERT INTO bank.later VALUES (1, 'a'); CREATE TABLE bank.last AS SELECT i AS id, 'a' AS cluster_id FROM generate_series(1, 10) i;
+	  ALTER TABLE bank.last ADD PRIMARY KEY (id);));
+	$west->safe_psql($db, q(SET ROLE teller; CREATE TABLE bank.last (id int PRIMARY KEY, cluster_id text);));
+	wait_until($east, q(SELECT bool_and(state = 'synced' AND pending_keys = 0) FROM seal_sync.stat_table));
+	is($west->safe_psql($db, q(SELECT (SELECT count(*) FROM bank.later), (SELECT count(*) FROM bank.last))), '1|10', 'their rows arrive');
+	$_->safe_psql($db, q(SET ROLE teller; DROP TABLE bank.later, bank.last)) for $east, $west;
+};
+
 subtest 'T19: the owner dumps and restores its tables' => sub {
 	my $file = dump_and_restore('teller', 'owners_copy', '--schema', 'bank');
 	$east->safe_psql('owners_copy', 'CREATE EXTENSION seal_sync; GRANT CREATE ON DATABASE owners_copy TO teller');
@@ -89,6 +100,9 @@ subtest 'T20: a node is dumped and restored' => sub {
 	wait_for_sync($east);
 	dumps_equal('the original goes on', [ $east, $west ], 'bank.*');
 	is($west->safe_psql($db, q(SELECT count(*) FROM bank.desk WHERE id = 6002)), '0', 'and nothing of the copy has arrived');
+	$east->safe_psql('copy', q(ALTER SCHEMA bank RENAME TO banque; CREATE TABLE banque.later (id int PRIMARY KEY, cluster_id text)));
+	is($east->safe_psql('copy', q(SELECT cluster_column FROM seal_sync.table_rule WHERE relation = 'banque.later'::regclass)), 'cluster_id',
+		'the rule of a schema lives on, and follows its name');
 	$east->safe_psql('copy', 'SELECT seal_sync.node_drop(); DROP EXTENSION seal_sync CASCADE');
 	is($east->safe_psql('copy', q(SELECT (SELECT count(*) FROM pg_trigger WHERE tgname ~ 'seal_sync') + (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname = 'seal_sync')
 	  + (SELECT count(*) FROM pg_event_trigger) + (SELECT count(*) FROM pg_namespace WHERE nspname = 'seal_sync'))), '0', 'DROP EXTENSION leaves nothing');
