@@ -19,7 +19,7 @@ use PostgreSQL::Test::Utils;
 use POSIX ();
 use Test::More;
 
-our @EXPORT = qw(one_node two_nodes add_peer add_tables wait_for_sync wait_until dump_of dumps_equal workers
+our @EXPORT = qw(one_node receiver two_nodes add_peer add_tables wait_for_sync wait_until dump_of dumps_equal workers
   wait_for_workers wait_for_state while_stopped silent_listener);
 
 our $db = 'postgres';
@@ -44,6 +44,23 @@ log_statement = none
 @{[ $option{conf} // '' ]}
 CONF
 	$node->start unless exists $option{started} && !$option{started};
+	return $node;
+}
+
+# receiver(): the node "west" for a sender in Perl (SealWire.pm) that logs in as sync_in and says to be its peer "east", which
+# it cannot reach; east is primary of cluster a.
+sub receiver
+{
+	my $node = one_node('wire');
+	$node->safe_psql($db, <<'SQL');
+CREATE EXTENSION seal_sync;
+CREATE ROLE sync_in LOGIN IN ROLE seal_sync_peer;
+SELECT seal_sync.node_create('west');
+CREATE SERVER east FOREIGN DATA WRAPPER seal_sync OPTIONS (host '/nowhere', port '1', dbname 'postgres');
+CREATE USER MAPPING FOR seal_sync_worker SERVER east OPTIONS (user 'sync_in', password 'pw');
+SELECT seal_sync.peer_create('east');
+SELECT seal_sync.cluster_create('a', primary_node => 'east');
+SQL
 	return $node;
 }
 

@@ -11,16 +11,9 @@ use SealSync;
 use SealWire;
 
 # ---- the receiver, with a sender in Perl ------------------------------------------------------------------
-my $wire = one_node('wire');
+my $wire = receiver();
 sub sql { return $wire->safe_psql('postgres', $_[0]) }
 sql(q(
-CREATE EXTENSION seal_sync;
-CREATE ROLE sync_in LOGIN IN ROLE seal_sync_peer;
-SELECT seal_sync.node_create('west');
-CREATE SERVER east FOREIGN DATA WRAPPER seal_sync OPTIONS (host '/nowhere', port '1', dbname 'postgres');
-CREATE USER MAPPING FOR seal_sync_worker SERVER east OPTIONS (user 'sync_in', password 'pw');
-SELECT seal_sync.peer_create('east');
-SELECT seal_sync.cluster_create('a', primary_node => 'east');
 CREATE TABLE p (id int PRIMARY KEY);
 CREATE TABLE t (id int PRIMARY KEY, v text, u int UNIQUE DEFERRABLE INITIALLY DEFERRED, p int REFERENCES p);
 SELECT seal_sync.table_add('p', cluster => 'a'), seal_sync.table_add('t', cluster => 'a');

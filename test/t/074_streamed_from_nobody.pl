@@ -10,16 +10,9 @@ use lib "$FindBin::Bin/../perl";
 use SealSync;
 use SealWire;
 
-my $node = one_node('wire');
+my $node = receiver();
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 sql(q(
-CREATE EXTENSION seal_sync;
-CREATE ROLE sync_in LOGIN IN ROLE seal_sync_peer;
-SELECT seal_sync.node_create('west');
-CREATE SERVER east FOREIGN DATA WRAPPER seal_sync OPTIONS (host '/nowhere', port '1', dbname 'postgres');
-CREATE USER MAPPING FOR seal_sync_worker SERVER east OPTIONS (user 'sync_in', password 'pw');
-SELECT seal_sync.peer_create('east');
-SELECT seal_sync.cluster_create('a', primary_node => 'east');
 CREATE TABLE t (id int PRIMARY KEY, v text);
 SELECT seal_sync.table_add('t', cluster => 'a');
 ));
