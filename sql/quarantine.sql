@@ -122,6 +122,14 @@ UPDATE seal_sync.event SET at = at - interval '2 days' WHERE at < now() - interv
 SELECT seal_sync.quarantine_skip(ids => '{1}', reason => 'last');
 SELECT event, reason FROM seal_sync.events ORDER BY at;
 
+-- A great many ids, as after a mistake on the peer; the limit is for a busy machine with everything instrumented
+INSERT INTO seal_sync.held (peer, relation, leaf, cluster_id, key, state, sqlstate, message, next_retry_at)
+SELECT 'west', 'u'::regclass, 0, 0, decode(lpad(i::text, 8, '0'), 'hex'), 'quarantined', '23514', 'refused', 'tomorrow'
+FROM generate_series(10000, 109999) i;
+SET statement_timeout = '40 s';
+SELECT seal_sync.quarantine_retry(ids => ARRAY(SELECT id FROM seal_sync.held WHERE state = 'quarantined' AND sqlstate = '23514' AND relation = 'u'::regclass) || 0::bigint);
+RESET statement_timeout;
+
 DROP VIEW decided;
 DROP EXTENSION seal_sync;
 DROP TABLE t, u, other, parts;
