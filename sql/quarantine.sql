@@ -125,8 +125,8 @@ SELECT event, reason FROM seal_sync.events ORDER BY at;
 -- A great many ids, as after a mistake on the peer; the limit is for a busy machine with everything instrumented
 INSERT INTO seal_sync.held (peer, relation, leaf, cluster_id, key, state, sqlstate, message, next_retry_at)
 SELECT 'west', 'u'::regclass, 0, 0, decode(lpad(i::text, 8, '0'), 'hex'), 'quarantined', '23514', 'refused', 'tomorrow'
-FROM generate_series(10000, 109999) i;
-SET statement_timeout = '40 s';
+FROM generate_series(10000, 39999) i;
+SET statement_timeout = '15 s';
 SELECT seal_sync.quarantine_retry(ids => ARRAY(SELECT id FROM seal_sync.held WHERE state = 'quarantined' AND sqlstate = '23514' AND relation = 'u'::regclass) || 0::bigint);
 RESET statement_timeout;
 
