@@ -245,7 +245,7 @@ Attempt *begin_batch(Session *session, core::Reader *in, core::ByteSpan *last_ch
     return nullptr;
   }
   begin_notes(&session->notes, session->context, request.batch_id);
-  attempt->careful = request.careful != 0 || session->notes.careful;
+  attempt->careful = (request.flags & core::wire::kApplyCareful) != 0 || session->notes.careful;
   attempt->wanted_before = session->notes.wanted_count;
   attempt->refused_before = session->notes.refused_count;
   check_claims(attempt);

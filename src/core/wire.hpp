@@ -1,7 +1,8 @@
 #pragma once
 // The wire format between two nodes: what travels in the bytea arguments and results of the wire
-// functions (seal_sync.wire_hello, wire_describe, wire_put, wire_apply, wire_wanted,
-// wire_heartbeat). Written by the sender (scan/, worker/) and by the receiver's answers (apply/).
+// functions (seal_sync.wire_hello, wire_describe, wire_put, wire_apply, wire_wanted, wire_heartbeat,
+// wire_stage, wire_stages, wire_stage_drop). Written by the sender (scan/, worker/) and by the receiver's
+// answers (apply/).
 //
 // Names travel, never object identifiers. Everything is read with core::Reader, which is total:
 // the receiver checks ok() and then the meaning of what it got.
@@ -13,6 +14,17 @@
 //                                                     inside the BEGIN/COMMIT of ONE simple query
 //   wire_wanted()                 -> WantedReply      after SQLSTATE kNeedRows
 //   wire_heartbeat(Heartbeat)     -> HeartbeatReply   "nothing pending up to this time"
+//   wire_stage(StageRequest)      -> StageReply       what was put becomes part of a stage, durably
+//   wire_stages()                 -> count, StageRecords  the stages of this sender, after a break
+//   wire_stage_drop(StageDrop)    -> void             forgets one
+//
+// A batch that takes long is not kept in the session: every few megabytes or seconds wire_stage commits what was
+// put into a stage of the receiver, which outlives connections and crashes of both sides. Later passes put what
+// has changed since the first one read it. At last an ApplyRequest with kApplyStages names the stages, in order:
+// their chunks come before those that were put for the batch, and all of it is applied as ONE batch. A key of a
+// table occurs once in a pass of a stage; where it occurs again in a later pass, a later stage or in what was
+// put, a later 'W' or 'D' stands for all earlier rows of the key, which are not looked at; a later 'P' comes
+// after them. Tables keep the number and the description under which their rows were put.
 //
 // A chunk is a sequence of whole sections; sections never span chunks:
 //   section := kind(u8) table(varint) rows(varint) body_size(u32) body
@@ -38,6 +50,7 @@ inline constexpr std::uint32_t kProtocolMin = 1; // oldest spoken
 // An older one does not send it, an older sender does not read it; a bit that is not known means nothing.
 inline constexpr std::uint64_t kFeatureZstd = 1; // packed chunks
 inline constexpr std::uint64_t kFeatureStream = 2; // wire_begin(ApplyRequest, without a last chunk)
+inline constexpr std::uint64_t kFeatureStage = 32; // wire_stage, wire_stages, wire_stage_drop, kApplyStages
 inline constexpr std::uint64_t kFeatures = kFeatureZstd | kFeatureStream;
 
 // SQLSTATEs with which wire_apply asks the sender for something (class SS, W for wire).
@@ -240,6 +253,10 @@ inline void read(Reader &in, HelloReply &h) {
 /// problem.sqlstate 42P01 (table unknown or not registered there) means waiting_peer,
 /// anything else parks the table.
 
+/// Bits of ApplyRequest::flags.
+inline constexpr std::uint8_t kApplyCareful = 1; // else no subtransactions, any error fails the batch
+inline constexpr std::uint8_t kApplyStages = 2;  // stages are named; only to a receiver with kFeatureStage
+
 struct ApplyRequest {
   std::uint64_t batch = 0;
   Id batch_id;
@@ -247,10 +264,11 @@ struct ApplyRequest {
   Id previous_id;
   std::uint64_t generation = 0;
   std::int64_t complete_until = 0; // TimestampTz: all commits before it are in this batch or earlier
-  std::uint8_t careful = 0;        // 0: no subtransactions, any error fails the batch
-  std::uint64_t chunks = 0;        // how many wire_put calls belong to this batch
-  std::uint64_t rows = 0;          // rows in all chunks, the last one included
-  std::uint64_t clusters = 0;      // records follow: name(text) epoch(u64); then the last chunk to the end
+  std::uint8_t flags = 0;
+  std::uint64_t chunks = 0;        // how many wire_put calls belong to this batch, stages not counted
+  std::uint64_t rows = 0;          // rows in those chunks, the last one included
+  std::uint64_t clusters = 0;      // records follow: name(text) epoch(u64); with kApplyStages then
+                                   // count(varint) and so many StageUse; then the last chunk to the end
 };
 inline void write(Buffer &out, const ApplyRequest &a) {
   out.u64(a.batch);
@@ -259,7 +277,7 @@ inline void write(Buffer &out, const ApplyRequest &a) {
   write(out, a.previous_id);
   out.u64(a.generation);
   out.i64(a.complete_until);
-  out.u8(a.careful);
+  out.u8(a.flags);
   out.varint(a.chunks);
   out.varint(a.rows);
   out.varint(a.clusters);
@@ -271,10 +289,28 @@ inline void read(Reader &in, ApplyRequest &a) {
   read(in, a.previous_id);
   a.generation = in.u64();
   a.complete_until = in.i64();
-  a.careful = in.u8();
+  a.flags = in.u8();
   a.chunks = in.varint();
   a.rows = in.varint();
   a.clusters = in.varint();
+}
+
+/// A stage that belongs to a batch; the numbers are what wire_stage has answered last. They are gone with the
+/// batch's commit.
+struct StageUse {
+  Id stage;
+  std::uint64_t chunks = 0;
+  std::uint64_t rows = 0;
+};
+inline void write(Buffer &out, const StageUse &s) {
+  write(out, s.stage);
+  out.u64(s.chunks);
+  out.u64(s.rows);
+}
+inline void read(Reader &in, StageUse &s) {
+  read(in, s.stage);
+  s.chunks = in.u64();
+  s.rows = in.u64();
 }
 
 enum class ApplyStatus : std::uint8_t { kApplied = 0, kAppliedBefore = 1 };
@@ -370,6 +406,102 @@ inline void read(Reader &in, HeartbeatReply &h) {
   read(in, h.batch_id);
   h.clock = in.i64();
   h.config = in.u64();
+}
+
+inline constexpr std::size_t kMaxStageNote = std::size_t{1} << 20;
+inline constexpr std::uint64_t kMaxStages = 256; // of one sender at a time
+
+/// A statement of its own. A stage that is not there is begun. What is wrong with the counts is kNotPut, and
+/// what was put is forgotten then.
+struct StageRequest {
+  std::uint64_t generation = 0;
+  Id stage;                   // chosen by the sender
+  std::uint64_t previous = 0; // the batch that the peer holds when the stage is begun; the same ever after
+  Id previous_id;
+  std::uint32_t pass = 1;     // from 1 on; never less than before
+  std::uint64_t chunks = 0;   // put since the last wire_stage or wire_apply
+  std::uint64_t rows = 0;
+  ByteSpan note; // the sender's own, at most kMaxStageNote; replaces the former one
+};
+inline void write(Buffer &out, const StageRequest &s) {
+  out.u64(s.generation);
+  write(out, s.stage);
+  out.u64(s.previous);
+  write(out, s.previous_id);
+  out.u32(s.pass);
+  out.varint(s.chunks);
+  out.varint(s.rows);
+  out.sized(s.note);
+}
+inline void read(Reader &in, StageRequest &s) {
+  s.generation = in.u64();
+  read(in, s.stage);
+  s.previous = in.u64();
+  read(in, s.previous_id);
+  s.pass = in.u32();
+  s.chunks = in.varint();
+  s.rows = in.varint();
+  s.note = in.sized();
+}
+
+/// Totals of the stage, this call included.
+struct StageReply {
+  std::uint64_t chunks = 0;
+  std::uint64_t rows = 0;
+  std::uint64_t bytes = 0;
+};
+inline void write(Buffer &out, const StageReply &s) {
+  out.u64(s.chunks);
+  out.u64(s.rows);
+  out.u64(s.bytes);
+}
+inline void read(Reader &in, StageReply &s) {
+  s.chunks = in.u64();
+  s.rows = in.u64();
+  s.bytes = in.u64();
+}
+
+/// wire_stages reply: count(varint), then so many of these.
+struct StageRecord {
+  Id stage;
+  std::uint64_t previous = 0;
+  Id previous_id;
+  std::uint64_t chunks = 0;
+  std::uint64_t rows = 0;
+  std::uint64_t bytes = 0;
+  ByteSpan note;
+};
+inline void write(Buffer &out, const StageRecord &s) {
+  write(out, s.stage);
+  out.u64(s.previous);
+  write(out, s.previous_id);
+  out.u64(s.chunks);
+  out.u64(s.rows);
+  out.u64(s.bytes);
+  out.sized(s.note);
+}
+inline void read(Reader &in, StageRecord &s) {
+  read(in, s.stage);
+  s.previous = in.u64();
+  read(in, s.previous_id);
+  s.chunks = in.u64();
+  s.rows = in.u64();
+  s.bytes = in.u64();
+  s.note = in.sized();
+}
+
+/// Not there: no error.
+struct StageDrop {
+  std::uint64_t generation = 0;
+  Id stage;
+};
+inline void write(Buffer &out, const StageDrop &s) {
+  out.u64(s.generation);
+  write(out, s.stage);
+}
+inline void read(Reader &in, StageDrop &s) {
+  s.generation = in.u64();
+  read(in, s.stage);
 }
 
 struct Section {

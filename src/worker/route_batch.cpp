@@ -292,7 +292,7 @@ private:
     apply.previous_id = link_.held().id;
     apply.generation = link_.generation();
     apply.complete_until = pg::call([this] { return scan::taken_at(batch_); });
-    apply.careful = careful ? 1 : 0;
+    apply.flags = careful ? wire::kApplyCareful : 0;
     apply.chunks = chunks_;
     apply.rows = row_count;
     apply.clusters = pg::call([&] { return scan::write_clusters(batch_, cluster_records); });

@@ -20,6 +20,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
   try_read<ApplyReply>(bytes);
   try_read<Refusal>(bytes);
   try_read<HeartbeatReply>(bytes);
+  try_read<StageUse>(bytes);
+  try_read<StageRequest>(bytes);
+  try_read<StageReply>(bytes);
+  try_read<StageRecord>(bytes);
+  try_read<StageDrop>(bytes);
   try_read<TableHead>(bytes);
   try_read<Column>(bytes);
   SectionReader sections(bytes);

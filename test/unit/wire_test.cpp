@@ -78,7 +78,7 @@ TEST_CASE("messages survive the round trip") {
   apply.previous_id = id_of(5);
   apply.generation = 6;
   apply.complete_until = 7;
-  apply.careful = 1;
+  apply.flags = kApplyCareful | kApplyStages;
   apply.chunks = 300;
   apply.rows = 100000;
   apply.clusters = 2;
@@ -114,6 +114,44 @@ TEST_CASE("messages survive the round trip") {
   heartbeat.clock = 2;
   heartbeat.config = 3;
   round_trip(heartbeat);
+
+  StageUse use;
+  use.stage = id_of(11);
+  use.chunks = 12;
+  use.rows = 13;
+  round_trip(use);
+
+  StageRequest stage;
+  stage.generation = 3;
+  stage.stage = id_of(21);
+  stage.previous = 4;
+  stage.previous_id = id_of(22);
+  stage.pass = 2;
+  stage.chunks = 300;
+  stage.rows = 70000;
+  stage.note = key;
+  round_trip(stage);
+
+  StageReply staged;
+  staged.chunks = 1;
+  staged.rows = 2;
+  staged.bytes = 3;
+  round_trip(staged);
+
+  StageRecord record;
+  record.stage = id_of(31);
+  record.previous = 5;
+  record.previous_id = id_of(32);
+  record.chunks = 6;
+  record.rows = 7;
+  record.bytes = 8;
+  record.note = key;
+  round_trip(record);
+
+  StageDrop drop;
+  drop.generation = 9;
+  drop.stage = id_of(41);
+  round_trip(drop);
 
   TableHead head{"public", "seal_info", 12};
   round_trip(head);
