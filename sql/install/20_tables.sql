@@ -180,7 +180,8 @@ CREATE TABLE seal_sync.held (
 CREATE UNIQUE INDEX held_key ON seal_sync.held (peer, relation, pg_catalog.sha256(key));
 
 -- Who did what; kept for seal_sync.event_retention. Scope and detail name tables and numbers, never keys or
--- values: monitors read it.
+-- values: monitors read it. What can happen at any rate (guard_override, ddl, and what workers note) is folded
+-- into one row an hour, with the number of times and the last time in its detail.
 CREATE TABLE seal_sync.event (
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -192,6 +193,7 @@ CREATE TABLE seal_sync.event (
     reason text,
     detail jsonb
 );
+CREATE INDEX event_at ON seal_sync.event (at);
 
 -- Nothing here is anybody's but the extension's; views and functions give what a role may see.
 REVOKE ALL ON ALL TABLES IN SCHEMA seal_sync FROM PUBLIC;

@@ -97,9 +97,10 @@ void capture_update(config::Table *table, TupleDesc desc, TupleTableSlot *before
                     TupleTableSlot *after) {
   uint8_t mask[core::kMaxMaskBytes];
   const size_t size = changed_columns(table, desc, before, after, mask);
-  const config::Cluster *from = guarded_cluster(table, before, "update");
-  const config::Cluster *to =
-      table->constant_cluster != nullptr ? from : guarded_cluster(table, after, "update");
+  const config::Cluster *before_in = config::cluster_of(table, before);
+  const config::Cluster *after_in = table->constant_cluster != nullptr ? before_in : config::cluster_of(table, after);
+  const config::Cluster *from = guarded_cluster(table, before_in, "update");
+  const config::Cluster *to = after_in == before_in ? from : guarded_cluster(table, after_in, "update");
   if (size == 0)
     return;
   if (from == to && from != nullptr && same_key(table, desc, before, after)) {
@@ -215,12 +216,12 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_capture) {
 
   if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event)) {
     const config::Cluster *cluster =
-        capture::guarded_cluster(table, trigger->tg_trigslot, "insert into");
+        capture::guarded_cluster(table, config::cluster_of(table, trigger->tg_trigslot), "insert into");
     if (cluster != nullptr)
       capture::remember(core::ChangeKind::kInsert, table, cluster, {}, trigger->tg_trigslot);
   } else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event)) {
     const config::Cluster *cluster =
-        capture::guarded_cluster(table, trigger->tg_trigslot, "delete from");
+        capture::guarded_cluster(table, config::cluster_of(table, trigger->tg_trigslot), "delete from");
     if (cluster != nullptr)
       capture::remember(core::ChangeKind::kDelete, table, cluster, {}, trigger->tg_trigslot);
   } else {

@@ -1,6 +1,7 @@
 // See guard.hpp.
 #include "capture/guard.hpp"
 
+#include "config/event_log.hpp"
 #include "pg/guc.hpp"
 #include "pg/shared_state.hpp"
 
@@ -32,9 +33,31 @@ void report_foreign(int level, const config::Table *table, const config::Cluster
           errhint("Connect to node \"%s\".", NameStr(cluster->primary_node)));
 }
 
-// Counted per transaction and table, not per row: the counters stand behind a lock.
-Oid overridden_table = InvalidOid;
-int64 overridden_rows = 0;
+// What the guard let pass, per table, cluster and subtransaction level: told once, before commit. A level that is
+// rolled back takes its part along. Grows with tables times clusters, for levels that end are merged.
+struct Overridden {
+  Oid root;
+  NameData cluster; // empty: the row belongs to none
+  int nest;
+  int64 rows;
+};
+Overridden *overridden = nullptr; // in TopTransactionContext
+int overridden_count = 0;
+int overridden_room = 0;
+int overridden_last = 0; // where the last row was counted: usually the next one, too
+int overriding_guard = guc::kGuardOff;
+
+Overridden *find_overridden(Oid root, const char *cluster, int nest) {
+  const auto same = [&](const Overridden &o) {
+    return o.root == root && o.nest == nest && strcmp(NameStr(o.cluster), cluster) == 0;
+  };
+  if (overridden_last < overridden_count && same(overridden[overridden_last]))
+    return &overridden[overridden_last];
+  for (int i = 0; i < overridden_count; i++)
+    if (same(overridden[i]))
+      return &overridden[overridden_last = i];
+  return nullptr;
+}
 
 void count_refused(Oid relation) {
   pg::TableStat delta{};
@@ -42,11 +65,25 @@ void count_refused(Oid relation) {
   pg::add_table_stat(relation, "", delta);
 }
 
-void count_overridden(Oid relation) {
-  if (relation != overridden_table)
-    flush_guard_counts();
-  overridden_table = relation;
-  overridden_rows++;
+void count_overridden(Oid root, const char *cluster) {
+  const int nest = GetCurrentTransactionNestLevel();
+  overriding_guard = guc::guard;
+  if (Overridden *entry = find_overridden(root, cluster, nest)) {
+    entry->rows++;
+    return;
+  }
+  if (overridden_count == overridden_room) {
+    const int room = Max(8, 2 * overridden_room);
+    const Size size = sizeof(Overridden) * static_cast<Size>(room);
+    overridden = static_cast<Overridden *>(overridden == nullptr ? MemoryContextAlloc(TopTransactionContext, size)
+                                                                 : repalloc(overridden, size));
+    overridden_room = room;
+  }
+  Overridden *entry = &overridden[overridden_last = overridden_count++];
+  entry->root = root;
+  namestrcpy(&entry->cluster, cluster);
+  entry->nest = nest;
+  entry->rows = 1;
 }
 
 /// Whether a change to a foreign cluster's rows may go on.
@@ -55,35 +92,67 @@ void check_foreign(const config::Table *table, const config::Cluster *cluster, c
     count_refused(table->root);
     report_foreign(ERROR, table, cluster, verb);
   }
-  count_overridden(table->root);
+  count_overridden(table->root, NameStr(cluster->name));
   if (guc::guard == guc::kGuardWarn)
     report_foreign(WARNING, table, cluster, verb);
 }
 
 } // namespace
 
-const config::Cluster *guarded_cluster(config::Table *table, TupleTableSlot *row, const char *verb) {
-  const config::Cluster *cluster = config::cluster_of(table, row);
+const config::Cluster *guarded_cluster(config::Table *table, const config::Cluster *cluster, const char *verb) {
   if (likely(cluster != nullptr && cluster->primary_here))
     return cluster;
   if (cluster == nullptr) {
     // With the guard off a homeless row may be cleaned up, but nobody would ever see it shipped.
     if (guc::guard == guc::kGuardRefuse)
       refuse_homeless(table);
+    count_overridden(table->root, "");
     return nullptr;
   }
   check_foreign(table, cluster, verb);
   return nullptr;
 }
 
-void flush_guard_counts() {
-  if (overridden_rows > 0) {
+void tell_overridden() {
+  for (int i = 0; i < overridden_count; i++) {
+    const Overridden &entry = overridden[i];
     pg::TableStat delta{};
-    delta.guard_overridden = overridden_rows;
-    pg::add_table_stat(overridden_table, "", delta);
+    delta.guard_overridden = entry.rows;
+    pg::add_table_stat(entry.root, "", delta);
+    config::note_event("guard_override", config::table_scope(entry.root), nullptr,
+                       {{"cluster", NameStr(entry.cluster)[0] != '\0' ? NameStr(entry.cluster) : nullptr},
+                        {"guard", overriding_guard == guc::kGuardWarn ? "warn" : "off"},
+                        {"rows", entry.rows}});
   }
-  overridden_rows = 0;
-  overridden_table = InvalidOid;
+  forget_overridden();
+}
+
+void forget_overridden() noexcept {
+  overridden = nullptr; // goes with the transaction
+  overridden_count = overridden_room = overridden_last = 0;
+}
+
+void end_overridden_level(int nest, bool committed) {
+  int kept = 0;
+  for (int i = 0; i < overridden_count; i++) {
+    Overridden entry = overridden[i];
+    if (entry.nest >= nest && !committed)
+      continue;
+    if (entry.nest >= nest) {
+      entry.nest = nest - 1;
+      bool merged = false;
+      for (int k = 0; k < kept && !merged; k++)
+        if (overridden[k].root == entry.root && overridden[k].nest == entry.nest &&
+            strcmp(NameStr(overridden[k].cluster), NameStr(entry.cluster)) == 0) {
+          overridden[k].rows += entry.rows;
+          merged = true;
+        }
+      if (merged)
+        continue;
+    }
+    overridden[kept++] = entry;
+  }
+  overridden_count = kept;
 }
 
 void guard_truncate(config::Table *table) {

@@ -8,13 +8,15 @@
 
 namespace seal_sync::capture {
 
-/// The cluster of a row that an application inserts or deletes, or one side of an update.
+/// The cluster of a row that an application inserts or deletes, or one side of an update (config::cluster_of).
 /// Raises 23514 when it has none (trap T25), 25006 when its primary is elsewhere and the guard refuses.
 /// nullptr: the guard let a foreign row pass (warn, off); it is not ours to record.
-const config::Cluster *guarded_cluster(config::Table *table, TupleTableSlot *row, const char *verb);
+const config::Cluster *guarded_cluster(config::Table *table, const config::Cluster *cluster, const char *verb);
 
-/// Publishes how many changes the guard let pass in this transaction; before commit.
-void flush_guard_counts();
+/// Counts and records, before commit, what the guard let pass in this transaction: who, which table, how many rows.
+void tell_overridden();
+void forget_overridden() noexcept; // the transaction has ended
+void end_overridden_level(int nest, bool committed);
 
 /// The same for a whole table: TRUNCATE (trap T7).
 void guard_truncate(config::Table *table);

@@ -50,6 +50,7 @@ void forget_everything() noexcept {
   context = nullptr; // goes with its parent
   wrote = false;
   end_of_transaction();
+  forget_overridden();
 }
 
 void free_level(Level *level) {
@@ -159,9 +160,11 @@ void hand_up(Level *child) {
 }
 
 void on_subtransaction(SubXactEvent event, SubTransactionId, SubTransactionId, void *) {
+  const int nest = GetCurrentTransactionNestLevel();
+  if (event == SUBXACT_EVENT_COMMIT_SUB || event == SUBXACT_EVENT_ABORT_SUB)
+    end_overridden_level(nest, event == SUBXACT_EVENT_COMMIT_SUB);
   if (top == nullptr)
     return;
-  const int nest = GetCurrentTransactionNestLevel();
   switch (event) {
   case SUBXACT_EVENT_PRE_COMMIT_SUB:
     // Written here, where the child is still the current level, when the parent could not hold it.
@@ -190,7 +193,7 @@ void on_transaction(XactEvent event, void *) {
   switch (event) {
   case XACT_EVENT_PRE_COMMIT:
   case XACT_EVENT_PRE_PREPARE:
-    flush_guard_counts();
+    tell_overridden();
     // Deferred triggers and held cursors have run; nothing can capture after this.
     if (top != nullptr)
       write_out(top);

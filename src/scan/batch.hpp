@@ -41,6 +41,7 @@ struct Session {
   int accepted_count = 0;
   int32 *accepted_clusters = nullptr; // cluster ids the peer accepts from us
   uint64 config_version = 0;          // config::version() when made
+  HTAB *troubles = nullptr;           // see troubles.hpp
 };
 Session *open_session(const char *peer, MemoryContext parent);
 void close_session(Session *session);

@@ -1,6 +1,7 @@
 // See held.hpp.
 #include "scan/held.hpp"
 
+#include "config/event_log.hpp"
 #include "pg/boundary.hpp"
 
 namespace seal_sync::scan {
@@ -142,9 +143,9 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
   return id;
 }
 
-void restate_held(const char *peer, Oid relation, const HeldReason &reason) {
+bool restate_held(const char *peer, Oid relation, const HeldReason &reason) {
   if (nothing_held())
-    return;
+    return false;
   Oid types[7] = {NAMEOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
   Datum values[7] = {name_datum(peer), ObjectIdGetDatum(relation), CStringGetTextDatum(reason.state)};
   char nulls[8] = "       ";
@@ -158,7 +159,9 @@ void restate_held(const char *peer, Oid relation, const HeldReason &reason) {
           "AND state OPERATOR(pg_catalog.<>) ALL (ARRAY['quarantined', 'skipped']) AND NOT awaits_cluster "
           "AND (state OPERATOR(pg_catalog.<>) $3 OR message IS DISTINCT FROM $5)",
           7, types, values, nulls, SPI_OK_UPDATE);
+  const bool any = SPI_processed > 0;
   SPI_finish();
+  return any;
 }
 
 void release_held(const int64 *ids, int count) {
@@ -180,11 +183,16 @@ void mark_dirty(Oid relation, const char *reason) {
   Oid types[2] = {OIDOID, TEXTOID};
   Datum values[2] = {ObjectIdGetDatum(relation), CStringGetTextDatum(reason)};
   SPI_connect();
+  execute("SELECT FROM seal_sync.table_state WHERE relation OPERATOR(pg_catalog.=) $1 AND dirty_since IS NULL", 1, types,
+          values, nullptr, SPI_OK_SELECT);
+  const bool news = SPI_processed > 0;
   // Also when it is marked already: whoever is removing that mark may not have seen our changes.
   execute("UPDATE seal_sync.table_state SET dirty_since = COALESCE(dirty_since, pg_catalog.clock_timestamp()), "
           "dirty_reason = $2 WHERE relation OPERATOR(pg_catalog.=) $1",
           2, types, values, nullptr, SPI_OK_UPDATE);
   SPI_finish();
+  if (news)
+    config::note_event("table_dirty", config::table_scope(relation), reason, {});
 }
 
 int64 count_held(const char *peer) {

@@ -52,7 +52,8 @@ int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, 
 int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::ByteSpan key,
                const HeldReason &reason);
 /// The peer says something new of a table that it does not take: so do the keys that wait for the table.
-void restate_held(const char *peer, Oid relation, const HeldReason &reason);
+/// Returns whether there were any to which it is news.
+bool restate_held(const char *peer, Oid relation, const HeldReason &reason);
 void release_held(const int64 *ids, int count);
 /// A table some of whose inserts and updates were not recorded: it is to be shipped again.
 void mark_dirty(Oid relation, const char *reason);

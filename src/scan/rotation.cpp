@@ -9,6 +9,7 @@
 
 #include "capture/capture.hpp"
 #include "config/config.hpp"
+#include "config/event_log.hpp"
 #include "pg/boundary.hpp"
 #include "pg/guc.hpp"
 #include "pg/shared_state.hpp"
@@ -195,7 +196,13 @@ int64 rotate_log(TimestampTz keep_since) {
   }
   if (total <= limit_bytes() / 2)
     copied_bytes = 0;
-  pg_atomic_write_u32(&slot->log_full, guc::max_log_size > 0 && total - copied_bytes >= limit_bytes() ? 1 : 0);
+  const bool full = guc::max_log_size > 0 && total - copied_bytes >= limit_bytes();
+  if (full != (pg_atomic_read_u32(&slot->log_full) != 0))
+    config::note_event(full ? "log_full" : "log_has_room", "node", nullptr,
+                       {{"log_bytes", total},
+                        {"log_limit_bytes", limit_bytes()},
+                        {"action", guc::log_full_action == guc::kRefuseWrites ? "refuse_writes" : "mark_dirty"}});
+  pg_atomic_write_u32(&slot->log_full, full ? 1 : 0);
   return total;
 }
 
@@ -223,6 +230,7 @@ bool heal_dirty_table() {
     return false;
   const int64 before = log_bytes();
   capture::recapture(relation);
+  config::note_event("table_shipped_again", config::table_scope(relation), nullptr, {});
   copied_bytes = log_bytes() - before;
   return true;
 }

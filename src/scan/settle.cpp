@@ -7,6 +7,7 @@
 #include "scan/held.hpp"
 #include "scan/keys.hpp"
 #include "scan/log_reader.hpp"
+#include "scan/troubles.hpp"
 
 namespace seal_sync::scan {
 
@@ -25,6 +26,7 @@ void keep_held(Batch *batch, int64 id) {
 void hold_all(Batch *batch, const TableWork *work, SortedKeys *keys, HeldReason reason) {
   const MemoryContext scratch =
       AllocSetContextCreate(batch->context, "seal_sync held key", ALLOCSET_DEFAULT_SIZES);
+  note_trouble(batch->session, work->root, reason);
   KeyGroup group;
   while (next_group(keys, &group)) {
     MemoryContextReset(scratch);
@@ -160,6 +162,7 @@ void quarantine(Batch *batch, core::Reader *refusals, uint64 count) {
     refused[i] = refused_key(batch, next_refusal(refusals));
   find_clusters(batch, refused, count);
   for (uint64 i = 0; i < count; i++) {
+    note_trouble(batch->session, refused[i].work->root, refused[i].reason);
     refused[i].reason.over_skip = !held_unskipped(batch, refused[i].work->root, refused[i].key);
     keep_held(batch, hold_key(NameStr(batch->session->peer), refused[i].work->root, InvalidOid, refused[i].cluster,
                               refused[i].key, refused[i].reason));
@@ -188,7 +191,10 @@ void tell_held(Session *session) {
   hash_seq_init(&status, session->tables);
   while (auto *sent = static_cast<SentTable *>(hash_seq_search(&status)))
     if (!fits_or_unknown(sent) && !sent->told_held) {
-      restate_held(NameStr(session->peer), sent->root, reason_of(sent));
+      if (restate_held(NameStr(session->peer), sent->root, reason_of(sent))) {
+        note_trouble(session, sent->root, reason_of(sent));
+        end_troubles(session);
+      }
       sent->told_held = true;
     }
 }
@@ -210,6 +216,8 @@ void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals,
   }
   quarantine(batch, refusals, refusal_count);
   release_held(batch->released, batch->released_count);
+  if (batch->released_count > 0)
+    end_troubles(batch->session);
   insert_history(NameStr(batch->session->peer), 'a', batch->number, id, batch->position, LeftOut{},
                  collected(batch), false);
   count_tables(batch);
@@ -258,6 +266,7 @@ void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals
       const config::Table *table = reason != nullptr ? config::find_table(run.root) : nullptr;
       if (table == nullptr)
         continue;
+      note_trouble(session, run.root, *reason);
       core::Reader keys(run.key_bytes);
       for (int i = 0; i < run.keys; i++) {
         const uint8_t *start = keys.position();

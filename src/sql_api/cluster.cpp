@@ -2,7 +2,7 @@
 
 #include "capture/capture.hpp"
 #include "config/config.hpp"
-#include "sql_api/spi.hpp"
+#include "sql_api/events.hpp"
 
 #include <algorithm>
 
@@ -110,6 +110,8 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_create) {
   query("INSERT INTO seal_sync.cluster_state (cluster, primary_node) VALUES ($1, $2)", {arg(cluster), arg(primary)});
   rules_changed();
   copy_rows_with(values);
+  record_event("cluster_create", "cluster " + cluster, {},
+               {{"primary_node", primary}, {"match_values", values}, {"standby_nodes", standbys.value_or(std::vector<std::string>{})}});
   PG_RETURN_VOID();
 }
 
@@ -137,6 +139,7 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_alter) {
   rules_changed();
   if (!add.empty())
     copy_rows_with(add);
+  record_event("cluster_alter", "cluster " + cluster, {}, {{"add_values", add}, {"drop_values", drop}});
   PG_RETURN_VOID();
 }
 
@@ -170,6 +173,7 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_drop) {
         {arg(cluster)});
   query("DELETE FROM seal_sync.cluster WHERE cluster = $1", {arg(cluster)});
   rules_changed();
+  record_event("cluster_drop", "cluster " + cluster);
   PG_RETURN_VOID();
 }
 

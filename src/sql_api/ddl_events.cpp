@@ -5,6 +5,7 @@
 // restored dump before node_create) only forgets what is dropped.
 
 #include "config/config.hpp"
+#include "sql_api/events.hpp"
 #include "sql_api/registration.hpp"
 #include "sql_api/table.hpp"
 
@@ -146,6 +147,46 @@ void tie_to_extension(Oid catalog, Oid object) {
   });
 }
 
+// ---- seal_sync.events: who changed a registered table, and where a peer is or how it is logged in to. The text of a
+// command is left out: it may hold values, and secrets.
+
+void record_ddl_of_tables(const std::string &command, const std::vector<Oid> &relations, const std::vector<Oid> &triggers) {
+  const Rows tables = query("SELECT r.oid FROM pg_catalog.unnest($1) r(oid) "
+                            "UNION SELECT i.indrelid FROM pg_catalog.pg_index i WHERE i.indexrelid = ANY ($1) "
+                            "UNION SELECT t.tgrelid FROM pg_catalog.pg_trigger t WHERE t.oid = ANY ($2) AND NOT t.tgisinternal",
+                            {arg(relations), arg(triggers)});
+  std::vector<Oid> changed;
+  for (size_t i = 0; i < tables.size(); i++)
+    changed.push_back(tables.oid(i, 0));
+  for (const Oid root : registered_roots(changed))
+    record_event("ddl", "table " + display_name(root), {}, {{"command", command}});
+}
+
+void record_ddl_of_servers(const std::string &command, const std::vector<Oid> &objects) {
+  const Rows servers = query("SELECT s.srvname FROM pg_catalog.pg_foreign_server s "
+                             "JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'seal_sync' "
+                             "WHERE s.oid = ANY ($1) OR EXISTS (SELECT FROM pg_catalog.pg_user_mapping m "
+                             " WHERE m.umserver = s.oid AND m.oid = ANY ($1)) ORDER BY 1",
+                             {arg(objects)});
+  for (size_t i = 0; i < servers.size(); i++)
+    record_event("ddl", "server " + servers.text(i, 0), {}, {{"command", command}});
+}
+
+void record_drops(const Rows &dropped) {
+  for (size_t i = 0; i < dropped.size(); i++) {
+    const std::string &kind = dropped.text(i, 0);
+    if (dropped.null(i, 4))
+      continue;
+    const std::string &name = dropped.text(i, 4);
+    if (kind == "table" &&
+        !query("SELECT FROM seal_sync.table_rule r WHERE r.relation::pg_catalog.oid = $1", {arg(dropped.oid(i, 1))}).empty())
+      record_event("ddl", "table " + name, {}, {{"command", "DROP TABLE"}});
+    if ((kind == "server" || kind == "user mapping") &&
+        !query("SELECT FROM seal_sync.peer p WHERE p.server = $1", {arg(name)}).empty())
+      record_event("ddl", "server " + name, {}, {{"command", kind == "server" ? "DROP SERVER" : "DROP USER MAPPING"}});
+  }
+}
+
 /// ALTER SERVER … RENAME takes the peers along.
 void follow_server(Oid server) {
   const Rows renamed = query("UPDATE seal_sync.peer p SET server = s.srvname FROM seal_sync.peer_state t, "
@@ -172,9 +213,9 @@ SEAL_SYNC_FUNCTION(seal_sync_ddl_command_end) {
   const Rows commands = query(
       "SELECT c.classid, c.objid FROM pg_catalog.pg_event_trigger_ddl_commands() c WHERE c.classid IN ( "
       "'pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_foreign_server'::pg_catalog.regclass, "
-      "'pg_catalog.pg_namespace'::pg_catalog.regclass, "
+      "'pg_catalog.pg_namespace'::pg_catalog.regclass, 'pg_catalog.pg_trigger'::pg_catalog.regclass, "
       "'pg_catalog.pg_user_mapping'::pg_catalog.regclass)");
-  std::vector<Oid> touched;
+  std::vector<Oid> touched, triggers, servers;
   for (size_t i = 0; i < commands.size(); i++) {
     const Oid catalog = commands.oid(i, 0);
     const Oid object = commands.oid(i, 1);
@@ -182,15 +223,25 @@ SEAL_SYNC_FUNCTION(seal_sync_ddl_command_end) {
       touched.push_back(object);
       continue;
     }
+    if (catalog == TriggerRelationId) {
+      triggers.push_back(object);
+      continue;
+    }
     if (catalog == NamespaceRelationId) {
       follow_schema(object);
       continue;
     }
+    servers.push_back(object);
     tie_to_extension(catalog, object);
     if (catalog == ForeignServerRelationId)
       follow_server(object);
   }
+  const std::string command = GetCommandTagName(tag);
+  if (!servers.empty())
+    record_ddl_of_servers(command, servers);
   if (have_identity()) {
+    if (!touched.empty() || !triggers.empty())
+      record_ddl_of_tables(command, touched, triggers);
     if (!touched.empty())
       follow_all(with_inheritance_parents(touched));
     // Later than the rest: a table that is new has no rule that could have to follow.
@@ -216,16 +267,19 @@ SEAL_SYNC_FUNCTION(seal_sync_sql_drop) {
   const Spi spi;
   const Rows dropped = query(
       "SELECT o.object_type, o.objid, o.objsubid, CASE WHEN o.object_type IN ('table column', 'table constraint') "
-      " THEN pg_catalog.to_regclass(pg_catalog.format('%I.%I', o.address_names[1], o.address_names[2]))::pg_catalog.oid END "
+      " THEN pg_catalog.to_regclass(pg_catalog.format('%I.%I', o.address_names[1], o.address_names[2]))::pg_catalog.oid END, "
+      "CASE o.object_type WHEN 'table' THEN o.schema_name || '.' || o.object_name WHEN 'server' THEN o.object_name "
+      " WHEN 'user mapping' THEN o.address_args[1] END "
       "FROM pg_catalog.pg_event_trigger_dropped_objects() o "
-      "WHERE o.object_type IN ('table', 'table column', 'table constraint', 'schema') AND NOT o.is_temporary");
+      "WHERE o.object_type IN ('table', 'table column', 'table constraint', 'schema', 'server', 'user mapping') AND NOT o.is_temporary");
+  record_drops(dropped);
   std::vector<Oid> gone, touched, schemas;
   for (size_t i = 0; i < dropped.size(); i++) {
     if (dropped.text(i, 0) == "table")
       gone.push_back(dropped.oid(i, 1));
     else if (dropped.text(i, 0) == "schema")
       schemas.push_back(dropped.oid(i, 1));
-    else if (!dropped.null(i, 3))
+    else if (dropped.text(i, 0).starts_with("table ") && !dropped.null(i, 3))
       touched.push_back(dropped.oid(i, 3));
   }
   if (!gone.empty() && forget_tables(gone))

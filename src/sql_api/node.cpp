@@ -2,6 +2,7 @@
 
 #include "worker/ddl_hooks.hpp"
 #include "scan/batch.hpp"
+#include "sql_api/events.hpp"
 #include "sql_api/registration.hpp"
 
 namespace seal_sync::sql_api {
@@ -65,6 +66,7 @@ SEAL_SYNC_FUNCTION(seal_sync_node_create) {
   rules_changed();
   revive_rules();
   find_schemas();
+  record_event("node_create", "node", {}, {{"node", node}});
   PG_RETURN_VOID();
 }
 
@@ -72,6 +74,7 @@ SEAL_SYNC_FUNCTION(seal_sync_node_drop) {
   const AsOwner owner;
   const Spi spi;
   query("LOCK TABLE seal_sync.local_node IN SHARE ROW EXCLUSIVE MODE");
+  const Rows was = query("SELECT node FROM seal_sync.local_node");
   // A route in mid-batch holds locks on our tables while its peer is slow. It must be gone before user
   // tables are locked, or applications would queue up behind that peer.
   pg::call([] { worker::keep_workers_out_until_end(MyDatabaseId); });
@@ -92,6 +95,7 @@ SEAL_SYNC_FUNCTION(seal_sync_node_drop) {
         "seal_sync.change_log_7, seal_sync.route_history_0, seal_sync.route_history_1, "
         "seal_sync.applied_0, seal_sync.applied_1");
   rules_changed();
+  record_event("node_drop", "node", {}, {{"node", was.empty() ? Rows::Value{} : was.rows[0][0]}, {"tables", static_cast<int64>(tables.size())}});
   PG_RETURN_VOID();
 }
 

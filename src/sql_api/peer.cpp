@@ -6,6 +6,7 @@
 
 #include "apply/apply_session.hpp"
 #include "scan/batch.hpp"
+#include "sql_api/events.hpp"
 #include "sql_api/peer_probe.hpp"
 
 namespace seal_sync::sql_api {
@@ -60,6 +61,7 @@ SEAL_SYNC_FUNCTION(seal_sync_peer_create) {
   query("UPDATE seal_sync.table_state SET dirty_since = COALESCE(dirty_since, pg_catalog.clock_timestamp()), "
         "dirty_reason = $1", {arg("peer \"" + peer + "\" was created")});
   rules_changed();
+  record_event("peer_create", "peer " + peer, {}, {{"server", server}});
   PG_RETURN_VOID();
 }
 
@@ -75,6 +77,7 @@ SEAL_SYNC_FUNCTION(seal_sync_peer_alter) {
   query("UPDATE seal_sync.peer SET server = $2 WHERE peer = $1", {arg(peer), arg(server)});
   query("UPDATE seal_sync.peer_state SET server_oid = $2 WHERE peer = $1", {arg(peer), arg(server_oid)});
   rules_changed();
+  record_event("peer_alter", "peer " + peer, {}, {{"server", server}});
   PG_RETURN_VOID();
 }
 
@@ -94,6 +97,7 @@ SEAL_SYNC_FUNCTION(seal_sync_peer_drop) {
     query(std::string("DELETE FROM seal_sync.") + table + " WHERE origin = $1", {arg(peer)});
   query("DELETE FROM seal_sync.origin WHERE node = $1", {arg(peer)});
   rules_changed();
+  record_event("peer_drop", "peer " + peer);
   PG_RETURN_VOID();
 }
 

@@ -5,6 +5,7 @@
 // in table.cpp: all tables, by number, before our own are written. Tables are judged without a lock first,
 // for one that is left out must not be locked, and those that pass a second time under it.
 
+#include "sql_api/events.hpp"
 #include "sql_api/registration.hpp"
 #include "sql_api/table.hpp"
 
@@ -176,6 +177,10 @@ void refuse_foreign_schema(Oid schema, Oid caller) {
                     "Everybody's tables in it would be synchronized.", "Let the owner of the schema call it.");
 }
 
+std::string schema_name(Oid schema) {
+  return query("SELECT n.nspname FROM pg_catalog.pg_namespace n WHERE n.oid = $1", {arg(schema)}).text(0, 0);
+}
+
 void set_rule(Oid schema, const ClusterBy &by, const std::vector<Oid> &excepted, bool new_tables) {
   query("DELETE FROM seal_sync.schema_rule r USING pg_catalog.pg_namespace n WHERE n.oid = $1 AND r.schema = n.nspname",
         {arg(schema)});
@@ -244,6 +249,8 @@ void add_new_tables(const std::vector<Oid> &relations, bool made) {
     enter_table(relation, by, cluster_attno);
     rules_changed();
     copy_existing_rows(relation); // CREATE TABLE AS, or a primary key that came late
+    record_event("table_add", "table " + display_name(relation), "new table of a schema added with new_tables",
+                 {{"cluster_column", by.column}, {"cluster", by.cluster}});
   }
 }
 
@@ -308,6 +315,13 @@ SEAL_SYNC_FUNCTION(seal_sync_schema_add) {
     if (existing == "copy")
       for (const Oid relation : added)
         copy_existing_rows(relation);
+    std::vector<std::string> names;
+    for (const Oid relation : added)
+      names.push_back(display_name(relation));
+    EventDetail detail{{"cluster_column", by.column}, {"cluster", by.cluster}, {"existing_rows", existing},
+                       {"new_tables", about_new_tables ? Rows::Value(PG_GETARG_BOOL(5) ? "yes" : "no") : Rows::Value()},
+                       {"tables", names}};
+    record_event("schema_add", "schema " + schema_name(schema), {}, detail);
   }
   for (size_t i = 0; i < tables.size(); i++)
     if (!verdicts[i].action.empty())

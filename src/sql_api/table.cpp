@@ -6,6 +6,7 @@
 
 #include "sql_api/table.hpp"
 
+#include "sql_api/events.hpp"
 #include "sql_api/registration.hpp"
 
 namespace seal_sync::sql_api {
@@ -225,6 +226,8 @@ SEAL_SYNC_FUNCTION(seal_sync_table_add) {
   rules_changed();
   if (existing == "copy")
     copy_existing_rows(relation);
+  record_event("table_add", "table " + display_name(relation), {},
+               {{"cluster_column", by.column}, {"cluster", by.cluster}, {"existing_rows", existing}});
   PG_RETURN_VOID();
 }
 
@@ -254,6 +257,7 @@ SEAL_SYNC_FUNCTION(seal_sync_table_remove) {
   forget_tables({relation});
   except_from_schema_rule(relation);
   rules_changed();
+  record_event("table_remove", "table " + display_name(relation));
   PG_RETURN_VOID();
 }
 

@@ -10,6 +10,7 @@
 #include "pg/scopes.hpp"
 #include "scan/rotation.hpp"
 #include "worker/child.hpp"
+#include "worker/event_upkeep.hpp"
 #include "worker/own_tables.hpp"
 #include "worker/roster.hpp"
 
@@ -23,6 +24,7 @@ namespace seal_sync::worker {
 namespace {
 
 constexpr int64 kPollMs = 5000;
+constexpr uint64 kRotationsAnUpkeep = 12; // a minute, unless a test rotates faster
 
 class DatabaseWorker {
 public:
@@ -190,6 +192,10 @@ private:
     in_transaction([&] { scan::rotate_history(keep_since); });
     in_transaction([] { apply::rotate_progress(); });
     in_transaction([] { (void)scan::heal_dirty_table(); });
+    if (rotations_++ % kRotationsAnUpkeep == 0) {
+      in_transaction([] { forget_old_events(); });
+      in_transaction([] { fold_events(); });
+    }
   }
 
   template <typename Fn> static void in_transaction(Fn fn) {
@@ -201,6 +207,7 @@ private:
   const Oid database_;
   std::map<std::string, Child, std::less<>> routes_;
   int64 rotated_us_ = 0;
+  uint64 rotations_ = 0;
   bool warned_full_ = false;
 };
 

@@ -4,6 +4,7 @@
 #include "config/config.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
+#include "scan/troubles.hpp"
 #include "worker/bytes.hpp"
 #include "worker/own_tables.hpp"
 
@@ -258,10 +259,11 @@ void RouteLink::make_session(const Told &told) {
     pg::call([this] { scan::close_session(session_); });
     session_ = nullptr;
   }
-  pg::Transaction transaction; // cluster names are looked up
+  pg::Transaction transaction(pg::Transaction::Snapshot::kActive); // cluster names are looked up
   session_ = pg::call([&] {
     config::refresh();
     scan::Session *session = scan::open_session(peer_.c_str(), TopMemoryContext);
+    scan::load_troubles(session);
     session->server_encoding_same = told.encoding == GetDatabaseEncodingName() ? 1 : 0;
     return session;
   });

@@ -6,6 +6,7 @@
 // of the network are core::Error and end a connection, never the process; a local error ends the
 // process, and the database worker starts another after a pause.
 #include "config/config.hpp"
+#include "config/event_log.hpp"
 #include "core/backoff.hpp"
 #include "core/gather.hpp"
 #include "pg/guc.hpp"
@@ -352,6 +353,7 @@ private:
       (void)query("UPDATE seal_sync.peer_state SET halted_since = pg_catalog.clock_timestamp(), halt_message = $2 "
                   "WHERE peer = $1::pg_catalog.name",
                   {peer_.c_str(), text.c_str()});
+      config::note_event("halted", psprintf("peer %s", peer_.c_str()), text.c_str(), {});
       ForceSyncCommit();
     });
     transaction.commit();
