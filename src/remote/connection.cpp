@@ -251,6 +251,9 @@ Connection::Connection(const Target &target, const std::string &route, const pg:
       if (polling == PGRES_POLLING_FAILED) {
         std::string why = trimmed(PQerrorMessage(conn_));
         const std::string state = take_sqlstate(why);
+        // With TLS 1.3 the peer judges our certificate when the handshake has ended for us.
+        if (at == Step::kAuth && state == "08001" && why.find("SSL error") != std::string::npos)
+          at = Step::kTls;
         throw failed(state.c_str(), why);
       }
       const int64 left = deadline.left_ms();

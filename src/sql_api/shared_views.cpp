@@ -97,7 +97,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_routes) {
     row.text(slot->last_error_hint);
     row.text(slot->peer_version);
     row.add(Int32GetDatum(slot->protocol), slot->protocol == 0);
-    row.text(slot->tls);
+    row.text(slot->connected_since != 0 ? slot->tls : ""); // of the connection that is there
     row.text(slot->connected_since != 0 ? slot->compression : "");
     row.add(interval_of_us(slot->clock_offset_us), slot->connected_since == 0);
     row.bigint(slot->batches);
