@@ -67,11 +67,12 @@ void tell_missing(const Choice &choice, const Arg &found) {
 int64 decide(const char *event, const char *state, const char *next_retry_at, const Choice &choice,
              const std::optional<std::string> &reason) {
   check(choice);
-  // In the order of ids, as two operators would otherwise wait for each other.
+  // In the order of ids, as two operators would otherwise wait for each other. IN and a set, for with = ANY the plan,
+  // which does not know the array, compares each key with each id.
   const Rows tables =
       query("WITH chosen AS (SELECT h.id FROM seal_sync.held h "
             "WHERE (h.state = 'quarantined' OR h.state = 'skipped' AND $1 IS NOT NULL) "
-            "AND ($1 IS NULL OR h.id = ANY ($1)) AND ($2::pg_catalog.name IS NULL OR h.peer = $2::pg_catalog.name) "
+            "AND ($1 IS NULL OR h.id IN (SELECT pg_catalog.unnest($1))) AND ($2::pg_catalog.name IS NULL OR h.peer = $2::pg_catalog.name) "
             "AND ($3 IS NULL OR h.relation = $3) ORDER BY h.id FOR UPDATE), "
             "decided AS (UPDATE seal_sync.held h SET state = $4, next_retry_at = $5::pg_catalog.timestamptz "
             "FROM chosen c WHERE h.id = c.id RETURNING h.id, h.peer, h.relation) "
