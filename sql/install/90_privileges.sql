@@ -55,7 +55,7 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.pending_counts()
     TO seal_sync_monitor;
 GRANT SELECT ON seal_sync.status, seal_sync.clusters, seal_sync.stat_table, seal_sync.stat_route, seal_sync.health,
-    seal_sync.events, seal_sync.metrics
+    seal_sync.events, seal_sync.metrics, seal_sync.stages
     TO seal_sync_monitor;
 
 -- Keys; and rows as far as the reader may select from their table.

@@ -9,6 +9,8 @@
 #include "apply/reply.hpp"
 #include "apply/segment.hpp"
 #include "apply/settings.hpp"
+#include "apply/staged_batch.hpp"
+#include "apply/superseded.hpp"
 #include "apply/unique_rechecks.hpp"
 #include "apply/unpack.hpp"
 #include "pg/latch.hpp"
@@ -219,8 +221,12 @@ core::ByteSpan read_request(core::Reader *in, Attempt *attempt) {
   core::wire::read(*in, request);
   if (!in->ok() || request.batch == 0 || request.batch > PG_INT64_MAX || request.previous > PG_INT64_MAX)
     damaged_message("batch");
+  if ((request.flags & ~(core::wire::kApplyCareful | core::wire::kApplyStages)) != 0)
+    damaged_message("batch");
   request.complete_until = checked_complete_until(request.complete_until);
   read_claims(in, attempt);
+  if ((request.flags & core::wire::kApplyStages) != 0)
+    attempt->staged = read_stage_uses(in);
   return unpack_chunk(in->bytes(in->remaining()));
 }
 
@@ -244,7 +250,7 @@ Attempt *begin_batch(Session *session, core::Reader *in, core::ByteSpan *last_ch
     write_answer(reply, answer, last.refusals);
     return nullptr;
   }
-  begin_notes(&session->notes, session->context, request.batch_id);
+  begin_notes(&session->notes, session->context, request.batch_id, stages_mark(attempt->staged));
   attempt->careful = (request.flags & core::wire::kApplyCareful) != 0 || session->notes.careful;
   attempt->wanted_before = session->notes.wanted_count;
   attempt->refused_before = session->notes.refused_count;
@@ -269,12 +275,14 @@ void finish_batch(Attempt *attempt, core::Buffer *reply) {
     pg::add_table_stat(rows->relation, NameStr(session->origin), counters);
   }
 
+  const auto rows = static_cast<int64>(request.rows + staged_rows(attempt));
   bytea *const refusals = refusals_to_store(session->notes);
   note_applied(NameStr(session->origin), static_cast<int64>(request.batch), request.batch_id,
-               request.complete_until, static_cast<int64>(request.rows), refusals);
+               request.complete_until, rows, refusals);
+  forget_stages(attempt);
   session->at_commit.applied = true;
   session->at_commit.batch = static_cast<int64>(request.batch);
-  session->at_commit.rows = static_cast<int64>(request.rows);
+  session->at_commit.rows = rows;
   session->at_commit.complete_until = request.complete_until;
 
   core::wire::ApplyReply answer;
@@ -293,12 +301,15 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   if (attempt == nullptr)
     return;
   check_collected(session, attempt->request, last_chunk);
+  open_stages(attempt);
   ApplyContext context;
   enter_context(&context, attempt);
+  find_superseded(attempt, last_chunk);
   if (attempt->careful)
     write_batch(attempt, last_chunk);
   else
     write_plainly(attempt, last_chunk);
+  close_superseded(attempt);
   leave_context(&context);
   attempt->spent_us = pg::monotonic_us() - began;
   finish_batch(attempt, reply);

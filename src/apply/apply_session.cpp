@@ -45,8 +45,10 @@ int holder_of(const LOCKTAG &tag) {
 }
 
 void at_transaction_end(XactEvent event, void *) {
-  if (session == nullptr || event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE ||
-      event == XACT_EVENT_PARALLEL_PRE_COMMIT)
+  if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE || event == XACT_EVENT_PARALLEL_PRE_COMMIT)
+    return;
+  watch_staged(nullptr);
+  if (session == nullptr)
     return;
   const Session::AtCommit done = session->at_commit;
   session->at_commit = {};
@@ -54,6 +56,8 @@ void at_transaction_end(XactEvent event, void *) {
     return;
   if (done.confirmed)
     session->confirmed = true;
+  if (done.staged) // had the commit failed, they could have been staged again
+    session->batch_done = true;
   if (!done.applied)
     return;
   // Chunks stay until now: had the commit failed, the sender could have applied them again.
@@ -116,6 +120,9 @@ Session *current_session() {
   if (!pg::lock_held_by_me(&tag, ExclusiveLock))
     ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
             errmsg("this connection of node \"%s\" has lost its lock", NameStr(session->origin)));
+  if (session->at_commit.staged) // what was staged goes with the commit, and what is put now would go along
+    ereport(ERROR, errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+            errmsg("seal_sync.wire_stage must be called in a transaction of its own"));
   if (session->batch_done)
     forget_batch(session);
   return session;
@@ -197,7 +204,9 @@ void forget_batch(Session *s) {
   drop_notes(&s->notes);
 }
 
-void check_generation(Session *s, uint64 generation) {
+namespace {
+
+OriginRow newest_generation(Session *s, uint64 generation) {
   keep_peer(s->origin);
   const OriginRow row = read_origin(s->origin);
   if (!row.found) { // peer_drop: configuration, nothing that contradicts
@@ -211,6 +220,15 @@ void check_generation(Session *s, uint64 generation) {
                            NameStr(s->origin), generation),
                   psprintf("Issued to this connection: " UINT64_FORMAT "; newest: " UINT64_FORMAT ".",
                            s->generation, row.issued));
+  return row;
+}
+
+} // namespace
+
+void check_current(Session *s) { (void)newest_generation(s, s->generation); }
+
+void check_generation(Session *s, uint64 generation) {
+  const OriginRow row = newest_generation(s, generation);
   if (!s->confirmed) {
     if (row.confirmed != generation)
       confirm_generation(s->origin, generation);

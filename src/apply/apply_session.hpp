@@ -27,6 +27,9 @@ struct Session {
   ReceiveBuffer buffer;
   BatchNotes notes;
   bool batch_done; // committed; chunks and notes go with the next call
+  int64 dialect;   // how the tables are described now, in stages; 0: no stage has seen it
+  uint64 stagings; // calls of wire_stage
+  uint64 descriptions; // calls of wire_describe
   pg::OriginSlot *slot; // nullptr without shared memory
 
   // What becomes true when the current transaction commits.
@@ -34,6 +37,7 @@ struct Session {
     bool confirmed;
     bool applied;
     bool repeated; // only the answer: it was applied before
+    bool staged;   // the chunks stand in a stage
     int64 batch, rows;
     TimestampTz complete_until;
   } at_commit;
@@ -61,6 +65,9 @@ void lock_peer(const char *peer);
 /// the one issued to this connection and no later connection has been given a newer one. Notes that it
 /// is confirmed.
 void check_generation(Session *session, uint64 generation);
+
+/// The same rule for a call that presents none.
+void check_current(Session *session);
 
 /// Drops chunks and notes of a batch that is done.
 void forget_batch(Session *session);

@@ -16,6 +16,8 @@ namespace seal_sync::apply {
 struct Target;
 struct ForeignKeyStore;
 struct LaterInserts;
+struct StagedBatch;
+struct Superseded;
 struct UniqueRechecks;
 
 struct Claim {
@@ -54,10 +56,14 @@ struct Attempt {
   CurrentRow current;
   uint64 position; // of it, in what is being walked
 
+  StagedBatch *staged;    // nullptr: no stage belongs to the batch
+  Superseded *superseded; // rows of it that are not looked at; nullptr: none
+
   ResourceOwner owner; // of what outlives a segment
 
   UniqueRechecks *rechecks;
   LaterInserts *later;
+  bool inserting_later; // they are written now: nothing waits any more
   ForeignKeyStore *foreign_keys;
   bool verifying; // foreign keys, in a first attempt: what fails is some row's fault
   int subtransactions; // of careful mode that have written and were kept

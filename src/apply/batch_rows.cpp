@@ -3,7 +3,10 @@
 
 #include "apply/reply.hpp"
 #include "apply/row_writer.hpp"
+#include "apply/section_rows.hpp"
 #include "apply/segment.hpp"
+#include "apply/staged_batch.hpp"
+#include "apply/superseded.hpp"
 #include "apply/wire_row.hpp"
 
 namespace seal_sync::apply {
@@ -51,37 +54,6 @@ void count(Attempt *attempt, Outcome outcome) {
 }
 
 // ---- one section --------------------------------------------------------------------------------
-
-/// Which columns the rows of this section carry, and where its rows begin.
-core::Reader read_columns(Open *open, const core::wire::Section &section) {
-  const Descriptor *const descriptor = open->target->descriptor;
-  core::Reader body(section.body);
-  if (section.kind == 'D') {
-    open->columns = descriptor->key_columns;
-    open->column_count = descriptor->key_count;
-    return body;
-  }
-  auto *columns = static_cast<int *>(palloc(sizeof(int) * descriptor->column_count));
-  core::ByteSpan mask;
-  if (section.kind == 'P') {
-    mask = body.sized();
-    if (!body.ok() || mask.size() > static_cast<std::size_t>(descriptor->column_count + 7) / 8)
-      damaged_message("data");
-  }
-  for (int i = 0; i < descriptor->column_count; ++i) {
-    const std::size_t byte = static_cast<std::size_t>(i) / 8;
-    const bool there = section.kind == 'W' || (byte < mask.size() && (mask[byte] >> (i % 8) & 1) != 0);
-    if (there)
-      columns[open->column_count++] = i;
-    else if (descriptor->columns[i].key_position != 0)
-      damaged_message("data"); // key columns are always there
-  }
-  for (std::size_t bit = static_cast<std::size_t>(descriptor->column_count); bit < mask.size() * 8; ++bit)
-    if ((mask[bit / 8] >> (bit % 8) & 1) != 0)
-      damaged_message("data");
-  open->columns = columns;
-  return body;
-}
 
 /// Tells the executor and merge() what is sent.
 void announce_columns(Open *open) {
@@ -137,7 +109,8 @@ void write_one(Open *open, int i) {
   const Outcome outcome = open->kind == 'D' ? delete_row(attempt, open->target, row)
                                             : put_row(attempt, open->target, row, open->kind == 'W');
   if (outcome == Outcome::kWanted)
-    want(&attempt->session->notes, attempt->current.ordinal, open->target->number, current_key(attempt));
+    want(&attempt->session->notes, attempt->current.ordinal, wire_number(attempt, open->target->descriptor),
+         current_key(attempt));
   count(attempt, outcome);
   if (attempt->careful)
     end_after_query(open->target); // an error there is this row's
@@ -162,15 +135,16 @@ void flush_run(Open *open) {
 /// Whether the row takes part in this attempt.
 bool takes_part(Open *open, Ordinal ordinal) {
   BatchNotes *const notes = &open->attempt->session->notes;
-  if (ordinal < open->rows->from || is_refused(notes, ordinal))
+  if (ordinal < open->rows->from || is_refused(notes, ordinal) || is_superseded(open->attempt->superseded, ordinal))
     return false;
   // Its whole row, or its delete, has been put since.
   return open->kind != 'P' || !is_wanted(notes, ordinal);
 }
 
-void note_answer(Open *open) {
+/// Answers are put for the batch: a staged row is older than the question.
+void note_answer(Open *open, Ordinal ordinal) {
   BatchNotes *const notes = &open->attempt->session->notes;
-  if (notes->unanswered == 0 || open->kind == 'P')
+  if (notes->unanswered == 0 || open->kind == 'P' || ordinal < ordinal_of(staged_chunks(open->attempt), 0))
     return;
   core::Buffer key = make_buffer(open->attempt->rows);
   if (!write_key(&key, open->target->descriptor, open->columns, open->column_count, open->values))
@@ -185,7 +159,7 @@ void check_key(const Open *open) {
 }
 
 /// False: the end of the range was reached.
-bool walk_section(Attempt *attempt, BatchRows *rows, const core::wire::Section &section, Ordinal first) {
+bool walk_section(Attempt *attempt, BatchRows *rows, int64 dialect, const core::wire::Section &section, Ordinal first) {
   attempt->current = {};
   if (section.rows == 0)
     return true;
@@ -195,8 +169,11 @@ bool walk_section(Attempt *attempt, BatchRows *rows, const core::wire::Section &
   open->attempt = attempt;
   open->rows = rows;
   open->kind = section.kind;
-  open->target = segment_target(attempt, find_descriptor(attempt->session, section.table));
-  core::Reader body = read_columns(open, section);
+  open->target = segment_target(attempt, batch_descriptor(attempt, dialect, section.table));
+  const SectionRows shape = section_rows(open->target->descriptor, section);
+  open->columns = shape.columns;
+  open->column_count = shape.column_count;
+  core::Reader body = shape.body;
   open->values = static_cast<WireValue *>(palloc(sizeof(WireValue) * open->column_count));
   open->run_limit = open->kind == 'W' && !attempt->careful && open->target->only != nullptr ? Target::kRun : 1;
   announce_columns(open);
@@ -216,7 +193,7 @@ bool walk_section(Attempt *attempt, BatchRows *rows, const core::wire::Section &
     if (!takes_part(open, ordinal))
       continue;
     check_key(open);
-    note_answer(open);
+    note_answer(open, ordinal);
     open->ordinals[open->run] = ordinal;
     open->bytes[open->run] = {start, static_cast<std::size_t>(body.position() - start)};
     set_current(open, open->run);
@@ -240,11 +217,11 @@ bool walk_section(Attempt *attempt, BatchRows *rows, const core::wire::Section &
 }
 
 /// False: the end of the range was reached, or more whole rows are wanted than one attempt notes.
-bool walk_chunk(Attempt *attempt, BatchRows *rows, core::ByteSpan chunk, Ordinal first) {
-  core::wire::SectionReader sections(chunk);
+bool walk_chunk(Attempt *attempt, BatchRows *rows, const BatchChunk &chunk, Ordinal first) {
+  core::wire::SectionReader sections(chunk.bytes);
   core::wire::Section section;
   while (sections.next(section)) {
-    if (section.rows > 0 && first + section.rows > rows->from && !walk_section(attempt, rows, section, first))
+    if (section.rows > 0 && first + section.rows > rows->from && !walk_section(attempt, rows, chunk.dialect, section, first))
       return false;
     first += section.rows;
     if (attempt->session->notes.wanted_count - attempt->wanted_before >= kMaxWanted)
@@ -259,26 +236,25 @@ bool walk_chunk(Attempt *attempt, BatchRows *rows, core::ByteSpan chunk, Ordinal
 
 void walk_rows(Attempt *attempt, void *argument) {
   auto *rows = static_cast<BatchRows *>(argument);
-  ReceiveBuffer *const buffer = &attempt->session->buffer;
+  const uint32 chunks = batch_chunks(attempt);
   const MemoryContext chunk_context =
       AllocSetContextCreate(attempt->segment, "seal_sync chunk", ALLOCSET_DEFAULT_SIZES);
   const MemoryContext caller = MemoryContextSwitchTo(chunk_context);
   bool more = true;
-  for (uint32 i = 0; i < buffer->chunks && more; ++i) {
-    if (ordinal_of(i + 1, 0) <= rows->from)
-      continue;
-    more = walk_chunk(attempt, rows, read_chunk(buffer, i), ordinal_of(i, 0));
+  seek_superseded(attempt->superseded, rows->from);
+  for (uint32 i = static_cast<uint32>(Min(rows->from >> 32, chunks)); i < chunks && more; ++i) {
+    more = walk_chunk(attempt, rows, read_batch_chunk(attempt, i), ordinal_of(i, 0));
     MemoryContextReset(chunk_context);
   }
   if (more)
-    (void)walk_chunk(attempt, rows, rows->last_chunk, ordinal_of(kLastChunk, 0));
+    (void)walk_chunk(attempt, rows, {rows->last_chunk, 0, 0}, ordinal_of(kLastChunk, 0));
   MemoryContextSwitchTo(caller);
 }
 
 void walk_one_chunk(Attempt *attempt, core::ByteSpan chunk, Ordinal first) {
   BatchRows rows = {attempt, {}, 0, PG_UINT64_MAX};
   const MemoryContext caller = MemoryContextSwitchTo(attempt->segment);
-  (void)walk_chunk(attempt, &rows, chunk, first); // when too many rows are wanted, the batch fails after it
+  (void)walk_chunk(attempt, &rows, {chunk, 0, 0}, first); // when too many rows are wanted, the batch fails after it
   MemoryContextSwitchTo(caller);
 }
 

@@ -8,6 +8,7 @@ struct ForeignKeyQueries {
   bool arrays;           // keys come as arrays; else one by one
   SPIPlanPtr find;       // outgoing: the parents that exist (and are locked); incoming: keys with children
   Oid find_owner;
+  SPIPlanPtr children;   // outgoing, made when needed: keys that a row refers to
   SPIPlanPtr parents;    // incoming: the parents that exist again
   Oid parents_owner;
 };
@@ -45,7 +46,6 @@ bool read_constraint(Relation relation, Oid constraint, bool incoming, ForeignKe
   key->constraint = constraint;
   key->incoming = incoming;
   AttrNumber child_attnos[INDEX_MAX_KEYS], parent_attnos[INDEX_MAX_KEYS];
-  Oid unused[INDEX_MAX_KEYS];
   int set_count;
   AttrNumber set_columns[INDEX_MAX_KEYS];
   HeapTuple tuple = constraint_tuple(constraint);
@@ -58,7 +58,7 @@ bool read_constraint(Relation relation, Oid constraint, bool incoming, ForeignKe
     return false;
   }
   DeconstructFkConstraintRow(tuple, &key->count, child_attnos, parent_attnos, key->parent_child,
-                             key->parent_parent, unused, &set_count, set_columns);
+                             key->parent_parent, key->child_child, &set_count, set_columns);
   const TupleDesc desc = RelationGetDescr(relation);
   for (int i = 0; i < key->count; ++i) {
     key->attnos[i] = incoming ? parent_attnos[i] : child_attnos[i];
@@ -70,7 +70,7 @@ bool read_constraint(Relation relation, Oid constraint, bool incoming, ForeignKe
     upper = above(form_of(tuple), &same_child);
   }
   DeconstructFkConstraintRow(tuple, &key->count, child_attnos, parent_attnos, key->parent_child,
-                             key->parent_parent, unused, &set_count, set_columns);
+                             key->parent_parent, key->child_child, &set_count, set_columns);
   const Form_pg_constraint form = form_of(tuple);
   key->name = form->conname;
   key->child = form->conrelid;
@@ -148,7 +148,8 @@ char *children_query(const ForeignKeyQueries *queries) {
   appendStringInfo(&sql, " WHERE EXISTS (SELECT FROM %s%s AS x", only(key->child),
                    quoted_relation(key->child));
   for (int i = 0; i < key->count; ++i)
-    append_equal(&sql, psprintf("k.c%d", i + 1), key->types[i], key->parent_child[i],
+    append_equal(&sql, psprintf("k.c%d", i + 1), key->types[i],
+                 key->incoming ? key->parent_child[i] : key->child_child[i],
                  psprintf("x.%s", quote_identifier(NameStr(key->child_columns[i]))), key->child_types[i],
                  i == 0);
   appendStringInfoChar(&sql, ')');
@@ -275,7 +276,7 @@ const ForeignKey *queries_key(const ForeignKeyQueries *queries) { return queries
 
 int queries_chunk(const ForeignKeyQueries *queries) { return keys_at_once(queries->key); }
 
-void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, bool *good) {
+void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, bool outdated, bool *good) {
   const ForeignKey *const key = queries->key;
   Datum arguments[INDEX_MAX_KEYS];
   for (int i = 0; i < key->count; ++i) {
@@ -291,14 +292,20 @@ void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, 
   }
   bool hit[kForeignKeyChunk];
   execute(queries->find, queries->find_owner, arguments, count, hit);
+  bool any = false; // that may be violated
+  for (int i = 0; i < count; ++i)
+    any = any || hit[i] == key->incoming;
+  bool there[kForeignKeyChunk] = {};
   if (!key->incoming) {
-    memcpy(good, hit, sizeof(bool) * static_cast<std::size_t>(count));
+    const Oid owner = outdated && any ? owner_of(key->child) : InvalidOid;
+    if (OidIsValid(owner) && queries->children == nullptr)
+      queries->children = prepare(queries, children_query(queries), owner);
+    if (OidIsValid(owner))
+      execute(queries->children, owner, arguments, count, there);
+    for (int i = 0; i < count; ++i)
+      good[i] = hit[i] || (OidIsValid(owner) && !there[i]);
     return;
   }
-  bool any = false;
-  for (int i = 0; i < count; ++i)
-    any = any || hit[i];
-  bool there[kForeignKeyChunk] = {};
   if (any)
     execute(queries->parents, queries->parents_owner, arguments, count, there);
   for (int i = 0; i < count; ++i)
@@ -307,8 +314,9 @@ void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, 
 
 void free_foreign_key_queries(ForeignKeyQueries *queries) {
   SPI_freeplan(queries->find);
-  if (queries->parents != nullptr)
-    SPI_freeplan(queries->parents);
+  for (const SPIPlanPtr plan : {queries->parents, queries->children})
+    if (plan != nullptr)
+      SPI_freeplan(plan);
   pfree(queries);
 }
 

@@ -24,6 +24,7 @@ struct ForeignKey {
   Oid child_types[INDEX_MAX_KEYS], parent_types[INDEX_MAX_KEYS];
   Oid parent_child[INDEX_MAX_KEYS];  // operators parent = child
   Oid parent_parent[INDEX_MAX_KEYS]; // operators parent = parent
+  Oid child_child[INDEX_MAX_KEYS];   // operators child = child
 };
 
 /// Enforced foreign keys of and to a relation, palloc'd.
@@ -37,8 +38,9 @@ ForeignKeyQueries *prepare_foreign_key_queries(const ForeignKey *key);
 const ForeignKey *queries_key(const ForeignKeyQueries *queries);
 int queries_chunk(const ForeignKeyQueries *queries); // keys per call
 int keys_at_once(const ForeignKey *key);             // the same, before they are prepared
-/// columns[i][k]: i-th column of the k-th key. good[k]: the constraint holds for it.
-void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, bool *good);
+/// columns[i][k]: i-th column of the k-th key. good[k]: the constraint holds for it. `outdated`: a row that was
+/// written with it may have been written again; then it holds as well when no row refers to it.
+void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, bool outdated, bool *good);
 void free_foreign_key_queries(ForeignKeyQueries *queries);
 
 } // namespace seal_sync::apply

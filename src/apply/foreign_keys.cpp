@@ -3,6 +3,7 @@
 
 #include "apply/foreign_key_queries.hpp"
 #include "apply/reply.hpp"
+#include "apply/staged_batch.hpp"
 
 namespace seal_sync::apply {
 
@@ -162,7 +163,8 @@ void verify_keys(Attempt *attempt, ForeignKeyQueries *queries, const Chunk *chun
   for (int i = 0; i < INDEX_MAX_KEYS; ++i)
     columns[i] = const_cast<Datum *>(chunk->values[i]) + first;
   bool good[kForeignKeyChunk];
-  check_foreign_keys(queries, columns, count, good);
+  // A key of a stage may come more than once: what its older rows have referred to does not count.
+  check_foreign_keys(queries, columns, count, attempt->staged != nullptr, good);
   for (int i = 0; i < count; ++i)
     if (!good[i])
       violated(attempt, queries_key(queries), chunk->rows[first + i]);
@@ -185,7 +187,7 @@ void read_chunk(Attempt *attempt, CollectedKeys *entry, int limit, Chunk *chunk)
       const core::ByteSpan stored = bytes_of(DatumGetByteaPCopy(entry->slot->tts_values[kKey - 1]));
       uint64 number;
       memcpy(&number, stored.data(), sizeof number);
-      row.descriptor = find_descriptor(attempt->session, number);
+      row.descriptor = numbered_descriptor(attempt, number);
       row.bytes = stored.subspan(sizeof number);
     }
     chunk->rows[chunk->count] = row;

@@ -233,7 +233,8 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_hello) {
   write(reply, answer);
   if (answer.problem.sqlstate.empty()) {
     write_verdicts(&reply, hello);
-    reply.varint(core::wire::kFeatures);
+    const bool stages = OidIsValid(config::own_relation("stage")); // the library may be newer than the extension
+    reply.varint(stages ? core::wire::kFeatures : core::wire::kFeatures & ~core::wire::kFeatureStage);
   }
   PG_RETURN_DATUM(finish_reply(reply));
 }

@@ -13,7 +13,7 @@ namespace {
 enum Extra { kSequence = 1, kOrdinal, kKind, kKey, kReplaces, kExtras = kReplaces };
 
 struct Store {
-  uint64 number; // hash key: of the descriptor
+  Oid relation; // hash key: however it was described, in order
   uint64 index;  // by age
   Store *next;   // younger
   Descriptor *descriptor;
@@ -72,18 +72,18 @@ Store *store_of(Attempt *attempt, Target *target) {
   if (attempt->later == nullptr) {
     attempt->later = static_cast<LaterInserts *>(palloc0(sizeof(LaterInserts)));
     HASHCTL control = {};
-    control.keysize = sizeof(uint64);
+    control.keysize = sizeof(Oid);
     control.entrysize = sizeof(Store);
     control.hcxt = attempt->context;
     attempt->later->stores =
         hash_create("seal_sync later inserts", 16, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
   }
   bool found;
-  auto *store = static_cast<Store *>(
-      hash_search(attempt->later->stores, &target->number, HASH_ENTER, &found));
+  const Oid relation = RelationGetRelid(target->relation);
+  auto *store = static_cast<Store *>(hash_search(attempt->later->stores, &relation, HASH_ENTER, &found));
   if (!found) {
     *store = {};
-    store->number = target->number;
+    store->relation = relation;
     const TupleDesc of_target = RelationGetDescr(target->relation);
     store->descriptor = target->descriptor;
     store->desc = CreateTemplateTupleDesc(of_target->natts + kExtras);
@@ -159,6 +159,11 @@ void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *
   MemoryContextSwitchTo(caller);
 }
 
+bool any_later(const Attempt *attempt, const Target *target) {
+  const Oid relation = RelationGetRelid(target->relation);
+  return attempt->later != nullptr && hash_search(attempt->later->stores, &relation, HASH_FIND, nullptr) != nullptr;
+}
+
 int64 later_mark(const Attempt *attempt) {
   return attempt->later == nullptr ? 0 : attempt->later->next_sequence;
 }
@@ -231,8 +236,23 @@ void insert_one(Attempt *attempt, Target *target, TupleTableSlot *stored) {
   memcpy(row->tts_isnull, stored->tts_isnull + kExtras, sizeof(bool) * natts);
   ExecStoreVirtualTuple(row);
   ResetPerTupleExprContext(target->estate);
+  if (attempt->current.kind == 'D') {
+    CommandCounterIncrement(); // what it is about may just have been written
+    if (delete_row(attempt, target, row) == Outcome::kDeleted)
+      attempt->deleted += 1;
+    end_after_query(target);
+    return;
+  }
   Leaf *const leaf = route(target, row);
   const bool replaces = DatumGetBool(stored->tts_values[kReplaces - 1]);
+  if (attempt->staged != nullptr) { // a row of the same key may have waited before it
+    if (put_over_older(attempt, target, leaf, row)) {
+      attempt->updated += 1;
+      end_after_query(target);
+      return;
+    }
+    ResetPerTupleExprContext(target->estate);
+  }
   if (insert_row(attempt, target, leaf, in_leaf_layout(target, leaf, row), replaces) == Outcome::kInserted)
     attempt->inserted += 1;
   end_after_query(target);
@@ -281,6 +301,7 @@ void insert_range(Attempt *attempt, void *argument) {
 void run_later_inserts(Attempt *attempt) {
   if (attempt->later == nullptr)
     return;
+  attempt->inserting_later = true;
   Walk walk = {0, 0};
   run_careful(attempt, insert_range, &walk, [](void *argument, uint64 from, uint64 until) {
     *static_cast<Walk *>(argument) = {from, until};

@@ -2,6 +2,7 @@
 #include "apply/receive_buffer.hpp"
 
 #include "apply/reply.hpp"
+#include "apply/unpack.hpp"
 #include "pg/guc.hpp"
 
 extern "C" {
@@ -69,8 +70,9 @@ uint64 check_chunk(core::ByteSpan chunk) {
 }
 
 void add_chunk(ReceiveBuffer *buffer, MemoryContext parent, core::ByteSpan bytes) {
-  const uint64 rows = check_chunk(bytes);
-  check_limits(buffer, bytes);
+  const core::ByteSpan content = unpack_chunk(bytes);
+  const uint64 rows = check_chunk(content);
+  check_limits(buffer, content);
   if (buffer->context == nullptr) {
     *buffer = ReceiveBuffer{};
     buffer->context = AllocSetContextCreate(parent, "seal_sync received batch", ALLOCSET_DEFAULT_SIZES);
@@ -94,7 +96,7 @@ void add_chunk(ReceiveBuffer *buffer, MemoryContext parent, core::ByteSpan bytes
     write_to_file(buffer, chunk, bytes);
   }
   buffer->rows += rows;
-  buffer->bytes += bytes.size();
+  buffer->bytes += content.size();
   buffer->chunks += 1; // last: an error above leaves the chunk out
   MemoryContextSwitchTo(caller);
 }
@@ -109,7 +111,7 @@ void drop_chunks(ReceiveBuffer *buffer) {
     MemoryContextDelete(context);
 }
 
-core::ByteSpan read_chunk(ReceiveBuffer *buffer, uint32 number) {
+core::ByteSpan read_sent_chunk(ReceiveBuffer *buffer, uint32 number) {
   const ReceiveBuffer::Chunk &chunk = buffer->index[number];
   if (chunk.data != nullptr)
     return {chunk.data, chunk.size};
@@ -118,6 +120,10 @@ core::ByteSpan read_chunk(ReceiveBuffer *buffer, uint32 number) {
       BufFileRead(buffer->file, bytes, chunk.size) != chunk.size)
     ereport(ERROR, errcode_for_file_access(), errmsg("could not read a temporary file: %m"));
   return {bytes, chunk.size};
+}
+
+core::ByteSpan read_chunk(ReceiveBuffer *buffer, uint32 number) {
+  return unpack_chunk(read_sent_chunk(buffer, number));
 }
 
 } // namespace seal_sync::apply

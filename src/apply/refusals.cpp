@@ -66,8 +66,8 @@ void drop_notes(BatchNotes *notes) {
     MemoryContextDelete(context);
 }
 
-void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &id) {
-  if (notes->context != nullptr && notes->id == id)
+void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &id, uint64 stages) {
+  if (notes->context != nullptr && notes->id == id && notes->stages == stages)
     return;
   drop_notes(notes);
   const MemoryContext context =
@@ -76,6 +76,7 @@ void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &
   notes->wanted = make_hash("seal_sync wanted rows", sizeof(Ordinal), sizeof(Wanted), context);
   notes->wanted_keys = make_hash("seal_sync wanted keys", sizeof(uint64), sizeof(WantedKey), context);
   notes->id = id;
+  notes->stages = stages;
   notes->context = context;
 }
 
@@ -107,6 +108,11 @@ void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refus
   auto *entry = static_cast<Refused *>(hash_search(notes->refused, &ordinal, HASH_ENTER, nullptr));
   *entry = copy;
   notes->refused_count += 1;
+}
+
+void forget_refusal(BatchNotes *notes, Ordinal ordinal) {
+  if (notes->refused_count > 0 && hash_search(notes->refused, &ordinal, HASH_REMOVE, nullptr) != nullptr)
+    notes->refused_count -= 1;
 }
 
 uint64 write_refusals(const BatchNotes *notes, core::Buffer *out) {

@@ -53,12 +53,13 @@ struct BatchNotes {
   std::size_t texts; // bytes of messages and details of refusals
   int64 wanted_count;
   int64 unanswered;
+  uint64 stages; // which ones the batch has: other ones give its rows other places
   int attempts;  // that ended with kRepeat
   bool careful;  // a plain attempt failed for a row of it
 };
 
 /// Forgets what belongs to another batch.
-void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &id);
+void begin_notes(BatchNotes *notes, MemoryContext parent, const core::wire::Id &id, uint64 stages);
 void drop_notes(BatchNotes *notes);
 
 /// Cuts a text of the server's encoding in place, between characters. Texts of errors may quote a value
@@ -68,6 +69,8 @@ void cut_text(char *text, std::size_t limit = kMaxText);
 bool is_refused(const BatchNotes *notes, Ordinal ordinal);
 /// key and texts are copied, long texts cut. Refusing twice keeps the first reason.
 void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refusal);
+/// The row is not looked at any more.
+void forget_refusal(BatchNotes *notes, Ordinal ordinal);
 /// All refusals, each as wire::Refusal; returns their number.
 uint64 write_refusals(const BatchNotes *notes, core::Buffer *out);
 

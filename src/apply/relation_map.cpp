@@ -22,25 +22,40 @@ struct TableEntry {
   Descriptor *descriptor;
 };
 
+struct StagedEntry {
+  uint64 key[2]; // hash key
+  Descriptor *descriptor;
+};
+
 /// Relcache callback: flags only, it may come in the middle of anything.
 HTAB *watched = nullptr; // of the session in use
+HTAB *watched_staged = nullptr; // of the transaction
 
-void on_relcache_invalidation(Datum, Oid relation) {
-  if (watched == nullptr)
+template <typename Entry> void invalidate(HTAB *tables, Oid relation) {
+  if (tables == nullptr)
     return;
   HASH_SEQ_STATUS status;
-  hash_seq_init(&status, watched);
-  while (auto *entry = static_cast<TableEntry *>(hash_seq_search(&status)))
+  hash_seq_init(&status, tables);
+  while (auto *entry = static_cast<Entry *>(hash_seq_search(&status)))
     if (entry->descriptor != nullptr &&
         (relation == InvalidOid || entry->descriptor->relation == relation))
       entry->descriptor->valid = false;
 }
 
-void watch(Session *session) {
+void on_relcache_invalidation(Datum, Oid relation) {
+  invalidate<TableEntry>(watched, relation);
+  invalidate<StagedEntry>(watched_staged, relation);
+}
+
+void register_callback() {
   static bool registered = false;
   if (!registered)
     CacheRegisterRelcacheCallback(on_relcache_invalidation, Datum{0});
   registered = true;
+}
+
+void watch(Session *session) {
+  register_callback();
   watched = session->tables;
 }
 
@@ -96,7 +111,10 @@ void read_columns(core::Reader *in, int encoding, uint64 count, Descriptor *desc
 Descriptor *read_descriptor(core::Reader *in, int encoding) {
   auto *descriptor = static_cast<Descriptor *>(palloc0(sizeof(Descriptor)));
   core::wire::TableHead head;
-  descriptor->number = in->varint();
+  descriptor->encoding = encoding;
+  auto *copy = static_cast<uint8 *>(palloc(in->remaining() + 1));
+  memcpy(copy, in->position(), in->remaining());
+  descriptor->description = {copy, in->remaining()};
   core::wire::read(*in, head);
   if (!in->ok())
     damaged_message("table description");
@@ -319,6 +337,72 @@ Relation open_by_name(const Descriptor *descriptor, LOCKMODE mode) {
 
 void stop_watching() { watched = nullptr; }
 
+void watch_staged(HTAB *tables) {
+  if (tables != nullptr)
+    register_callback();
+  watched_staged = tables;
+}
+
+core::ByteSpan was_told(const Descriptor *descriptor) {
+  auto *told = static_cast<uint8 *>(palloc(static_cast<Size>(descriptor->column_count)));
+  for (int i = 0; i < descriptor->column_count; ++i)
+    told[i] = descriptor->columns[i].cls != descriptor->columns[i].offered ? 1 : 0;
+  return {told, static_cast<Size>(descriptor->column_count)};
+}
+
+Descriptor *staged_descriptor(core::ByteSpan description, core::ByteSpan told, int encoding, uint64 number) {
+  core::Reader in(description);
+  Descriptor *const descriptor = read_descriptor(&in, encoding);
+  if (told.size() != static_cast<Size>(descriptor->column_count))
+    damaged_message("table description");
+  descriptor->number = number;
+  for (int i = 0; i < descriptor->column_count; ++i)
+    if (told[static_cast<Size>(i)] != 0)
+      descriptor->columns[i].cls = ColumnClass::kOutput;
+  return descriptor;
+}
+
+HTAB *described_names(Session *session, MemoryContext context) {
+  HASHCTL control = {};
+  control.keysize = sizeof(DescribedName::names);
+  control.entrysize = sizeof(DescribedName);
+  control.hcxt = context;
+  HTAB *const names =
+      hash_create("seal_sync described names", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, session->tables);
+  while (auto *entry = static_cast<TableEntry *>(hash_seq_search(&status)))
+    if (entry->descriptor != nullptr) {
+      const NameData key[2] = {entry->descriptor->schema, entry->descriptor->table};
+      bool found;
+      auto *name = static_cast<DescribedName *>(hash_search(names, key, HASH_ENTER, &found));
+      if (!found || name->descriptor->order < entry->descriptor->order) // a table of that name may have been another one
+        name->descriptor = entry->descriptor;
+    }
+  return names;
+}
+
+bool same_form(const Descriptor *a, const Descriptor *b) {
+  bool same = a->encoding == b->encoding && a->description.size() == b->description.size() &&
+              memcmp(a->description.data(), b->description.data(), a->description.size()) == 0;
+  for (int i = 0; same && i < a->column_count; ++i)
+    same = a->columns[i].cls == b->columns[i].cls;
+  return same;
+}
+
+bool same_keys(const Descriptor *a, const Descriptor *b) {
+  if (a->key_count != b->key_count || a->encoding != b->encoding)
+    return false;
+  for (int i = 0; i < a->key_count; ++i) {
+    const SentColumn &x = a->columns[a->key_columns[i]], &y = b->columns[b->key_columns[i]];
+    if (strcmp(NameStr(x.name), NameStr(y.name)) != 0 || x.cls != y.cls || x.width != y.width ||
+        strcmp(NameStr(x.type_name), NameStr(y.type_name)) != 0 ||
+        strcmp(NameStr(x.type_schema), NameStr(y.type_schema)) != 0)
+      return false;
+  }
+  return true;
+}
+
 Descriptor *find_descriptor(Session *session, uint64 number) {
   auto *entry = static_cast<TableEntry *>(hash_search(session->tables, &number, HASH_FIND, nullptr));
   if (entry == nullptr || entry->descriptor == nullptr)
@@ -355,8 +439,12 @@ void recheck_descriptor(Session *session, Descriptor *descriptor, Oid relation) 
   const bool fits = match(descriptor, opened, &why);
   table_close(opened, NoLock);
   bool same = fits;
+  // Text can be read by every type. Rows of a stage do not come again in a better way just because they could.
+  const bool staged = descriptor->number >= kStagedNumber;
   for (int i = 0; i < descriptor->column_count; ++i) {
-    same = same && before[i] == descriptor->columns[i].cls;
+    const bool text = before[i] == ColumnClass::kOutput ||
+                      (before[i] == ColumnClass::kText && descriptor->columns[i].cls == ColumnClass::kOutput);
+    same = same && (before[i] == descriptor->columns[i].cls || (staged && text));
     descriptor->columns[i].cls = before[i]; // what the peer was told stays until it asks again
   }
   if (!same) {
@@ -382,7 +470,12 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
   const MemoryContext context =
       AllocSetContextCreate(CurrentMemoryContext, "seal_sync described table", ALLOCSET_SMALL_SIZES);
   const MemoryContext caller = MemoryContextSwitchTo(context);
+  const uint64 number = in.varint();
+  if (!in.ok() || number >= kStagedNumber)
+    damaged_message("table description");
   Descriptor *const descriptor = read_descriptor(&in, session->encoding);
+  descriptor->number = number;
+  descriptor->order = ++session->descriptions;
   descriptor->context = context;
   MemoryContextSwitchTo(caller);
 
@@ -407,6 +500,10 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
   auto *entry = static_cast<TableEntry *>(
       hash_search(session->tables, &descriptor->number, HASH_ENTER, &found));
   Descriptor *const before = found ? entry->descriptor : nullptr;
+  if (found && !(fits && before != nullptr && same_form(before, descriptor))) {
+    session->dialect = 0; // stages must tell the number's rows from those of before
+    session->buffer.redescribed = session->buffer.chunks > 0;
+  }
   entry->descriptor = fits ? descriptor : nullptr;
   watch(session);
   if (fits)

@@ -31,6 +31,10 @@ struct Descriptor {
   int key_count;
   int *key_columns; // column numbers by key position
   NameData cluster_column, cluster;
+  int encoding;               // the sender's
+  core::ByteSpan description; // as it came, without the number
+  uint64 order;   // session->descriptions when it came
+  uint64 staging; // session->stagings when it was last met there
   Oid relation;
   bool valid;   // no invalidation since it was matched
   uint64 rules; // config::version() when it was matched
@@ -38,6 +42,29 @@ struct Descriptor {
 
 /// Before the descriptors of a session are freed: invalidations must not look at them any more.
 void stop_watching();
+
+/// A description that was kept with a stage, in the current memory context; it is matched when the table is opened.
+/// `told`: one byte per column, as was_told() has made it.
+Descriptor *staged_descriptor(core::ByteSpan description, core::ByteSpan told, int encoding, uint64 number);
+core::ByteSpan was_told(const Descriptor *descriptor);
+
+/// Descriptors that are not the session's, to be told of invalidations until the end of the transaction: values of
+/// the table are Descriptor *, behind a key of 16 bytes.
+void watch_staged(HTAB *tables);
+
+/// The newest descriptors of this connection by name: DescribedName, in `context`.
+struct DescribedName {
+  NameData names[2]; // hash key: schema, table
+  Descriptor *descriptor;
+};
+HTAB *described_names(Session *session, MemoryContext context);
+
+/// Whether rows of one can be read by the other; whether keyrows can.
+bool same_form(const Descriptor *a, const Descriptor *b);
+bool same_keys(const Descriptor *a, const Descriptor *b);
+
+/// Numbers of the wire are smaller.
+inline constexpr uint64 kStagedNumber = uint64{1} << 32;
 
 /// Nothing was agreed about this number: raises.
 Descriptor *find_descriptor(Session *session, uint64 number);

@@ -235,7 +235,12 @@ bool is_absent(const Target *target, TupleTableSlot *row) {
 
 /// Tables with unique constraints beside the key: what could conflict waits until all else is done.
 bool must_wait(const Attempt *attempt, const Leaf *leaf) {
-  return attempt->careful && leaf->unique_columns != nullptr;
+  return attempt->careful && !attempt->inserting_later && leaf->unique_columns != nullptr;
+}
+
+/// What is to be deleted may be an older row of the batch that is not written yet.
+bool delete_must_wait(const Attempt *attempt, const Target *target, const Leaf *leaf) {
+  return attempt->staged != nullptr && must_wait(attempt, leaf) && any_later(attempt, target);
 }
 
 Outcome put_existing(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row, bool *retry) {
@@ -348,6 +353,27 @@ Outcome put_row(Attempt *attempt, Target *target, TupleTableSlot *row, bool whol
   pg_unreachable();
 }
 
+bool put_over_older(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row) {
+  for (int tries = 0; tries < kMaxRetries; ++tries) {
+    if (!find_existing(leaf, row))
+      return false;
+    CommandCounterIncrement(); // it may just have been written
+    if (!check_cluster(attempt, target, leaf, leaf->existing, true))
+      return true;
+    if (leaf->result->ri_TrigDesc != nullptr && !lock_existing(target, leaf))
+      continue;
+    slot_getallattrs(leaf->existing);
+    if (in_leaf_layout(target, leaf, row) == row)
+      ExecCopySlot(leaf->next, row);
+    slot_getallattrs(leaf->next);
+    if (update_existing(attempt, target, leaf) != Written::kRetry)
+      return true;
+  }
+  ereport(ERROR, errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+          errmsg("could not update a row of table \"%s\": others keep changing it", shown(target)));
+  pg_unreachable();
+}
+
 Outcome delete_row(Attempt *attempt, Target *target, TupleTableSlot *row) {
   ResetPerTupleExprContext(target->estate);
   if (is_absent(target, row))
@@ -355,8 +381,12 @@ Outcome delete_row(Attempt *attempt, Target *target, TupleTableSlot *row) {
   Leaf *const leaf = route(target, row);
   check_claims(attempt);
   for (int tries = 0; tries < kMaxRetries; ++tries) {
-    if (!find_existing(leaf, row))
-      return Outcome::kUnchanged;
+    if (!find_existing(leaf, row)) {
+      if (!delete_must_wait(attempt, target, leaf))
+        return Outcome::kUnchanged;
+      insert_later(attempt, target, leaf, in_leaf_layout(target, leaf, row), false);
+      return Outcome::kLater;
+    }
     if (!check_cluster(attempt, target, leaf, leaf->existing, true))
       return Outcome::kRefused;
     if (leaf->result->ri_TrigDesc != nullptr && !lock_existing(target, leaf))

@@ -28,6 +28,10 @@ TupleTableSlot *in_leaf_layout(Target *target, Leaf *leaf, TupleTableSlot *row);
 /// `row` as it is given were noted then.
 Outcome insert_row(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row, bool replaces);
 
+/// `row` has the target's layout and is complete. When a row with its key stands there, it becomes this one. False:
+/// there is none.
+bool put_over_older(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *row);
+
 /// Fires what AFTER triggers have queued. With every row in careful mode, else with every section.
 void end_after_query(Target *target);
 

@@ -109,7 +109,8 @@ void begin_stream(Session *session, core::Reader *request) {
   core::ByteSpan last_chunk;
   core::Buffer answer = make_buffer(CurrentMemoryContext);
   Attempt *const attempt = begin_batch(session, request, &last_chunk, &answer);
-  if (attempt == nullptr || attempt->careful || !last_chunk.empty()) // a new batch, and nothing known of it
+  if (attempt == nullptr || attempt->careful || attempt->staged != nullptr ||
+      !last_chunk.empty()) // a new batch, all of which is put, and nothing known of it
     damaged_message("batch");
   attempt->owner = TopTransactionResourceOwner;
   bound_silence(kMostSilenceMs);
@@ -133,6 +134,8 @@ void finish_stream(Session *session, core::Reader *in, core::Buffer *reply) {
     told.session = session;
     const core::ByteSpan last_chunk = read_request(in, &told);
     const core::wire::ApplyRequest &request = told.request;
+    if (told.staged != nullptr)
+      damaged_message("batch");
     if (request.batch != stream->request.batch || !(request.batch_id == stream->request.batch_id))
       ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION), errmsg("another batch was begun"));
     check_generation(session, stream->request.generation); // the peer may have been dropped since it began

@@ -1,4 +1,4 @@
-// The smaller wire functions: put, apply, wanted, heartbeat. hello.cpp and relation_map.cpp have theirs.
+// The smaller wire functions: put, apply, wanted, heartbeat, stage, stages, stage_drop. hello.cpp and relation_map.cpp have theirs.
 //
 // Called by a peer's route worker over libpq, through SQL. Each reads its message, calls the part that
 // does the work, and answers in bytes (core/wire.hpp).
@@ -7,6 +7,7 @@
 #include "apply/progress.hpp"
 #include "apply/reply.hpp"
 #include "apply/settings.hpp"
+#include "apply/stage.hpp"
 #include "apply/stream.hpp"
 #include "apply/unpack.hpp"
 #include "config/config.hpp"
@@ -75,7 +76,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_put) {
   else if (VARSIZE_ANY_EXHDR(chunk) == 0)
     forget_batch(session);
   else
-    add_chunk(&session->buffer, session->context, unpack_chunk(bytes_of(chunk)));
+    add_chunk(&session->buffer, session->context, bytes_of(chunk));
   PG_RETURN_VOID();
 }
 
@@ -146,4 +147,33 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_heartbeat) {
   core::Buffer reply = begin_reply();
   write(reply, answer);
   PG_RETURN_DATUM(finish_reply(reply));
+}
+
+/// wire_stage(bytea) -> bytea
+SEAL_SYNC_PG_FUNCTION(seal_sync_wire_stage) {
+  using namespace seal_sync;
+  using namespace seal_sync::apply;
+  Session *const session = current_session();
+  core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
+  core::Buffer reply = begin_reply();
+  publishing_errors(session, [&] { stage_collected(session, &in, &reply); });
+  PG_RETURN_DATUM(finish_reply(reply));
+}
+
+/// wire_stages() -> bytea
+SEAL_SYNC_PG_FUNCTION(seal_sync_wire_stages) {
+  using namespace seal_sync;
+  using namespace seal_sync::apply;
+  core::Buffer reply = begin_reply();
+  write_stages(current_session(), &reply);
+  PG_RETURN_DATUM(finish_reply(reply));
+}
+
+/// wire_stage_drop(bytea)
+SEAL_SYNC_PG_FUNCTION(seal_sync_wire_stage_drop) {
+  using namespace seal_sync;
+  using namespace seal_sync::apply;
+  core::Reader in(bytes_of(PG_GETARG_BYTEA_PP(0)));
+  drop_stage(current_session(), &in);
+  PG_RETURN_VOID();
 }

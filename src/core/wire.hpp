@@ -51,7 +51,7 @@ inline constexpr std::uint32_t kProtocolMin = 1; // oldest spoken
 inline constexpr std::uint64_t kFeatureZstd = 1; // packed chunks
 inline constexpr std::uint64_t kFeatureStream = 2; // wire_begin(ApplyRequest, without a last chunk)
 inline constexpr std::uint64_t kFeatureStage = 32; // wire_stage, wire_stages, wire_stage_drop, kApplyStages
-inline constexpr std::uint64_t kFeatures = kFeatureZstd | kFeatureStream;
+inline constexpr std::uint64_t kFeatures = kFeatureZstd | kFeatureStream | kFeatureStage;
 
 // SQLSTATEs with which wire_apply asks the sender for something (class SS, W for wire).
 inline constexpr char kNeedRows[] = "SSW01";      // partial updates without a row: wire_wanted()

@@ -187,6 +187,16 @@ inline bool foreign_key_has_period(Form_pg_constraint constraint) {
 #endif
 }
 
+/// tuplesort_getdatum, forward, of values that are passed by value: PostgreSQL 16 added copy (commit 1cfdd1cdb1).
+inline bool tuplesort_getdatum(Tuplesortstate *sort, Datum *value) {
+  bool is_null;
+#if PG_VERSION_NUM >= 160000
+  return ::tuplesort_getdatum(sort, true, false, value, &is_null, nullptr);
+#else
+  return ::tuplesort_getdatum(sort, true, value, &is_null, nullptr);
+#endif
+}
+
 /// Whether a role owns a relation: PostgreSQL 16 made one function of many (commit afbfc02983f).
 inline bool owns_relation(Oid relation, Oid role) {
 #if PG_VERSION_NUM >= 160000

@@ -88,7 +88,7 @@ void init() {
                            &log_full_action, kMarkDirty, kLogFullOptions, PGC_SIGHUP, 0, nullptr,
                            nullptr, nullptr);
   DefineCustomIntVariable("seal_sync.max_batch_size", "Largest batch that a peer may send.",
-                          "It is collected in temporary files before it is applied.", &max_batch_size,
+                          "It is collected in temporary files before it is applied. What a peer stages is not counted.", &max_batch_size,
                           max_batch_size, 1, INT_MAX / 2, PGC_SIGHUP, GUC_UNIT_MB, nullptr, nullptr, nullptr);
   DefineCustomIntVariable("seal_sync.max_log_size", "Largest size of the change log.",
                           "0 means no limit.", &max_log_size, max_log_size, 0, INT_MAX / 2, PGC_SIGHUP,

@@ -93,7 +93,7 @@ SEAL_SYNC_FUNCTION(seal_sync_node_drop) {
   query("TRUNCATE seal_sync.change_log_0, seal_sync.change_log_1, seal_sync.change_log_2, "
         "seal_sync.change_log_3, seal_sync.change_log_4, seal_sync.change_log_5, seal_sync.change_log_6, "
         "seal_sync.change_log_7, seal_sync.route_history_0, seal_sync.route_history_1, "
-        "seal_sync.applied_0, seal_sync.applied_1");
+        "seal_sync.applied_0, seal_sync.applied_1, seal_sync.stage, seal_sync.stage_table, seal_sync.stage_chunk");
   rules_changed();
   record_event("node_drop", "node", {}, {{"node", was.empty() ? Rows::Value{} : was.rows[0][0]}, {"tables", static_cast<int64>(tables.size())}});
   PG_RETURN_VOID();

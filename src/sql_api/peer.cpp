@@ -95,6 +95,7 @@ SEAL_SYNC_FUNCTION(seal_sync_peer_drop) {
   // Nor is anything remembered of what it sent: as a peer it would start anew.
   for (const char *table : {"applied_0", "applied_1"})
     query(std::string("DELETE FROM seal_sync.") + table + " WHERE origin = $1", {arg(peer)});
+  query("DELETE FROM seal_sync.stage WHERE origin = $1", {arg(peer)}); // their chunks follow
   query("DELETE FROM seal_sync.origin WHERE node = $1", {arg(peer)});
   rules_changed();
   record_event("peer_drop", "peer " + peer);

@@ -5,6 +5,7 @@
 // woken then) and every few seconds; nothing is kept but pauses and handles, so a successor goes on
 // with the route workers that run.
 #include "apply/progress.hpp"
+#include "apply/stage_store.hpp"
 #include "config/config.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
@@ -191,6 +192,8 @@ private:
     in_transaction([&] { (void)scan::rotate_log(keep_since); });
     in_transaction([&] { scan::rotate_history(keep_since); });
     in_transaction([] { apply::rotate_progress(); });
+    for (bool more = true; more;)
+      in_transaction([&] { more = apply::clean_stages(); });
     in_transaction([] { (void)scan::heal_dirty_table(); });
     if (rotations_++ % kRotationsAnUpkeep == 0) {
       in_transaction([] { forget_old_events(); });

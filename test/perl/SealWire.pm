@@ -238,8 +238,9 @@ sub frame
 
 sub put { my ($self, @sections) = @_; return $self->call('wire_put', join '', map { $_->{bytes} } @sections) }
 
-# apply(sections => [...] of the last chunk, chunks, rows, batch, id, previous, previous_id, generation, careful, epochs): one attempt,
-# and the same once more for refusals that are too large for the first answer (leave => 1: not)
+# apply(sections => [...] of the last chunk, chunks, rows, batch, id, previous, previous_id, generation, careful, epochs,
+# stages => [names or {id, chunks, rows}]): one attempt, and the same once more for refusals that are too large for the
+# first answer (leave => 1: not)
 sub apply
 {
 	my ($self, %o) = @_;
@@ -250,9 +251,9 @@ sub apply
 	$rows += $_->{rows} for @{$a{sections}};
 	$a{rows} //= $rows;
 	my $last = join '', map { $_->{bytes} } @{$a{sections}};
-	$a{request} = u64($a{batch}) . $a{id} . u64($a{previous}) . $a{previous_id} . u64($a{generation}) . u64($a{until}) . u8($a{careful})
+	$a{request} = u64($a{batch}) . $a{id} . u64($a{previous}) . $a{previous_id} . u64($a{generation}) . u64($a{until}) . u8($a{flags} // ($a{careful} | ($a{stages} ? 2 : 0)))
 		. varint($a{chunks}) . varint($a{rows}) . varint(scalar keys %{$a{epochs}})
-		. join('', map { sized($_) . u64($a{epochs}{$_}) } sort keys %{$a{epochs}}) . $last . ($a{extra} // '');
+		. join('', map { sized($_) . u64($a{epochs}{$_}) } sort keys %{$a{epochs}}) . $self->stage_uses($a{stages}) . $last . ($a{extra} // '');
 	# one simple query, as the real sender sends it
 	return \%a if $a{only_request};
 	my $got = $self->call('wire_apply', $a{request}, $a{streamed} ? '' : "$a{begin}\\; ", $a{begin} ? '\\; COMMIT' : '');
@@ -277,6 +278,7 @@ sub apply
 		$r{refused} = $again->{refused};
 	}
 	@$self{qw(batch batch_id)} = @a{qw(batch id)};
+	delete @{ $self->{stages} }{ grep { !ref } @{ $a{stages} // [] } };
 	return \%r;
 }
 
@@ -290,20 +292,78 @@ sub begin
 	return { map { $_ => $a->{$_} } qw(batch previous previous_id id) };
 }
 
-# batch(SECTIONS): what a real sender does: a plain attempt, careful ones after an error of the data, wanted rows never
+# batch(SECTIONS): what a real sender does: a plain attempt, careful ones after an error of the data, wanted rows never.
+# The first argument may be a hash with more for apply().
 sub batch
 {
 	my ($self, @sections) = @_;
+	my %more = @sections && !exists $sections[0]{bytes} ? %{ shift @sections } : ();
 	my $id = id("$self->{node} " . ++$counter);
-	my $got = $self->apply(sections => \@sections, id => $id);
+	my $got = $self->apply(%more, sections => \@sections, id => $id);
 	my @errors;
 	while ($got->{error} && (@errors < 50 || $got->{error} eq 'SSW03') && $got->{error} !~ /^(SSW01|SSW02|SSW04|SSW05|SSW06|gone|08|40|53|57|58|XX|55P03)/)
 	{
 		push @errors, $got->{error};
-		$got = $self->apply(sections => \@sections, id => $id, careful => 1);
+		$got = $self->apply(%more, sections => \@sections, id => $id, careful => 1);
 	}
 	$got->{attempts} = 1 + @errors;
 	$got->{errors} = \@errors;
+	return $got;
+}
+
+# stage(NAME, [CHUNKS], pass, note, previous, previous_id, chunks, rows, generation): puts chunks, each a section or an array of
+# sections, and stages them. What the sender believes of the stage is kept in {stages}{NAME}.
+sub stage
+{
+	my ($self, $name, $chunks, %o) = @_;
+	my $rows = 0;
+	for my $chunk (@$chunks)
+	{
+		my @sections = ref $chunk eq 'ARRAY' ? @$chunk : ($chunk);
+		my $put = $self->put(@sections);
+		return $put if $put->{error};
+		$rows += $_->{rows} for @sections;
+	}
+	my $known = $self->{stages}{$name} //= { id => id($name), previous => $self->{batch}, previous_id => $self->{batch_id}, chunks => 0, rows => 0 };
+	my %s = (generation => $self->{generation}, pass => 1, note => '', chunks => scalar @$chunks, rows => $rows, %$known{qw(id previous previous_id)}, %o);
+	my $got = $self->call('wire_stage', u64($s{generation}) . $s{id} . u64($s{previous}) . $s{previous_id} . u32($s{pass})
+		. varint($s{chunks}) . varint($s{rows}) . sized($s{note}) . ($s{extra} // ''), $s{before});
+	return $got if $got->{error};
+	my %r = map { $_ => $self->take_u64 } qw(chunks rows bytes);
+	@$known{qw(chunks rows)} = @r{qw(chunks rows)};
+	return \%r;
+}
+
+sub stage_uses
+{
+	my ($self, $stages) = @_;
+	return '' if !$stages;
+	my @uses = map { ref $_ ? $_ : $self->{stages}{$_} // { id => id($_), chunks => 0, rows => 0 } } @$stages;
+	return varint(scalar @uses) . join '', map { $_->{id} . u64($_->{chunks}) . u64($_->{rows}) } @uses;
+}
+
+# what the receiver has kept
+sub stages
+{
+	my ($self) = @_;
+	my $got = $self->call('wire_stages');
+	return $got if $got->{error};
+	my @stages;
+	for (1 .. $self->take_varint)
+	{
+		my %s = (id => $self->take(16), previous => $self->take_u64, previous_id => $self->take(16));
+		$s{$_} = $self->take_u64 for qw(chunks rows bytes);
+		$s{note} = $self->take_text;
+		push @stages, \%s;
+	}
+	return { stages => \@stages };
+}
+
+sub drop_stage
+{
+	my ($self, $name, %o) = @_;
+	my $got = $self->call('wire_stage_drop', u64($o{generation} // $self->{generation}) . id($name) . ($o{extra} // ''));
+	delete $self->{stages}{$name} if !$got->{error};
 	return $got;
 }
 
