@@ -23,9 +23,7 @@ namespace {
 
 constexpr Ordinal kNone = PG_UINT64_MAX;
 
-constexpr uint64 kMaxKeys = 1 << 21;                 // at a time
-constexpr uint64 kKeysPerWalk = kMaxKeys * 3 / 4;    // expected, of keys that are spread by their hash
-constexpr uint64 kMostKeys = kMaxKeys - kMaxKeys / 16; // beyond, looking up takes too long
+constexpr uint64 kMostMemory = 64 * 1024; // kB, for the keys of a walk; maintenance_work_mem when that is less
 
 struct KeyHash {
   uint64 first, second;
@@ -38,7 +36,7 @@ struct LaterKeys {
     Ordinal ordinal; // kNone: free
   } *slots;
   uint64 mask;
-  uint64 used;
+  uint64 used, most; // beyond, looking up takes too long
 };
 
 struct Search {
@@ -55,10 +53,23 @@ struct Search {
 
 // ---- the keys -----------------------------------------------------------------------------------------
 
+/// How many slots the keys of a walk may have, a power of two.
+uint64 most_slots() {
+  const uint64 memory = Min(static_cast<uint64>(maintenance_work_mem), kMostMemory) * 1024;
+  uint64 size = 1024;
+  while (size * 2 * sizeof(LaterKeys::Slot) <= memory)
+    size *= 2;
+  return size;
+}
+
+/// Of keys that are spread by their hash.
+uint64 keys_per_walk() { return most_slots() / 4 * 3; }
+
 void make_keys(LaterKeys *keys, uint64 expected) {
   uint64 size = 1024;
-  while (size < kMaxKeys && size < expected * 3 / 2)
+  while (size < most_slots() && size / 2 < expected)
     size *= 2;
+  keys->most = size - size / 16;
   keys->slots = static_cast<LaterKeys::Slot *>(
       MemoryContextAllocHuge(CurrentMemoryContext, sizeof(LaterKeys::Slot) * size));
   keys->mask = size - 1;
@@ -84,7 +95,7 @@ void note_later(LaterKeys *keys, const KeyHash &key, Ordinal ordinal) {
     slot->ordinal = Max(slot->ordinal, ordinal);
     return;
   }
-  if (keys->used >= Min(kMostKeys, keys->mask)) // cannot happen: hashes are spread
+  if (keys->used >= keys->most) // cannot happen: hashes are spread
     elog(ERROR, "too many keys for one walk through the stages");
   *slot = {key, ordinal};
   keys->used += 1;
@@ -254,13 +265,13 @@ void find_superseded(Attempt *attempt, core::ByteSpan last_chunk) {
   Search search = {};
   search.attempt = attempt;
   search.last_chunk = last_chunk;
-  search.walks = (rows + kKeysPerWalk - 1) / kKeysPerWalk;
+  search.walks = (rows + keys_per_walk() - 1) / keys_per_walk();
   search.key = make_buffer(context);
   search.chunks = AllocSetContextCreate(context, "seal_sync chunk", ALLOCSET_DEFAULT_SIZES);
   search.found = found;
   if (!pg_strong_random(search.seeds, sizeof search.seeds))
     ereport(ERROR, errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random numbers"));
-  make_keys(&search.keys, Min(rows, kKeysPerWalk));
+  make_keys(&search.keys, Min(rows, keys_per_walk()));
   if (search.walks > 1)
     search.ordinals = tuplesort_begin_datum(INT8OID, Int8LessOperator, InvalidOid, false, work_mem, nullptr, 0);
   walk_all(&search);

@@ -5,7 +5,7 @@
 // written at all: its values may be in the way of other keys' newer ones, or be refused for what is long corrected.
 // The later rows are gathered by table and key bytes (their hash of 128 bits, with a secret that peers cannot
 // guess), then the stages are walked for earlier rows of the same keys, whose places are kept in a file, in order.
-// Invariants: memory is bounded by kMaxKeys, with more keys there are more walks; a batch in which no key can come
+// Invariants: memory is bounded by kMostMemory, with more keys there are more walks; a batch in which no key can come
 // twice is not walked. Keys that are equal and have other bytes (trap T24) are not found: they are written in order.
 
 #include "apply/attempt.hpp"

@@ -25,6 +25,7 @@ namespace seal_sync::worker {
 namespace {
 
 constexpr int64 kPollMs = 5000;
+constexpr int kStageParts = 32; // some seconds
 constexpr uint64 kRotationsAnUpkeep = 12; // a minute, unless a test rotates faster
 
 class DatabaseWorker {
@@ -192,7 +193,8 @@ private:
     in_transaction([&] { (void)scan::rotate_log(keep_since); });
     in_transaction([&] { scan::rotate_history(keep_since); });
     in_transaction([] { apply::rotate_progress(); });
-    for (bool more = true; more;)
+    bool more = true;
+    for (int part = 0; more && part < kStageParts; ++part) // the rest next time: the routes need looking after
       in_transaction([&] { more = apply::clean_stages(); });
     in_transaction([] { (void)scan::heal_dirty_table(); });
     if (rotations_++ % kRotationsAnUpkeep == 0) {
