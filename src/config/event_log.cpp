@@ -43,7 +43,8 @@ void note_event(const char *event, const char *scope, const char *reason, const 
     return; // the extension is being dropped
   const char *const worker = own_worker();
   NameData actor;
-  namestrcpy(&actor, worker != nullptr ? "seal_sync_worker" : GetUserNameFromId(GetSessionUserId(), false));
+  const char *const login = worker != nullptr ? "seal_sync_worker" : GetUserNameFromId(GetSessionUserId(), true);
+  namestrcpy(&actor, login != nullptr ? login : psprintf("%u", GetSessionUserId())); // dropped while it was logged in
 
   Datum values[kColumns] = {};
   bool nulls[kColumns] = {};
