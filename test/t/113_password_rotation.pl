@@ -46,7 +46,7 @@ for ([ $east, 'a' ], [ $west, 'b' ])
 	}
 	$load{$name} = { node => $node, cluster => $cluster, file => $file, pid => $pid };
 }
-sub ledger { my ($name) = @_; return [ slurp_file($load{$name}{file}) =~ /^committed (\d+)$/mg ] }
+sub ledger { my ($name) = @_; return -e $load{$name}{file} ? [ slurp_file($load{$name}{file}) =~ /^committed (\d+)$/mg ] : [] }
 sub wait_for_load
 {
 	my %before = map { $_ => scalar @{ ledger($_) } } keys %load;
