@@ -301,6 +301,7 @@ void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {
   if (attempt == nullptr)
     return;
   check_collected(session, attempt->request, last_chunk);
+  note_being_applied(session);
   open_stages(attempt);
   ApplyContext context;
   enter_context(&context, attempt);

@@ -17,6 +17,7 @@ namespace {
 // Tells our advisory locks from those of pg_advisory_lock(), which use 1 and 2 here.
 constexpr uint16 kLockClass = 0x5ea1;     // whose session speaks for a node; held by the session
 constexpr uint16 kPeerLockClass = 0x5ea2; // that a node is a peer, or is not; held to the end of a transaction
+constexpr uint16 kApplyLockClass = 0x5ea3; // a whole batch is being applied; held to the end of its transaction
 constexpr int kPredecessorWaitMs = 5000;
 constexpr int kLookForHolderMs = 500; // reading the lock table stops all who lock
 
@@ -128,6 +129,19 @@ Session *current_session() {
   return session;
 }
 
+bool being_applied(const NameData &origin) {
+  const LOCKTAG tag = lock_tag(NameStr(origin), kApplyLockClass);
+  if (LockAcquire(&tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+    return true;
+  LockRelease(&tag, ShareLock, false);
+  return false;
+}
+
+void note_being_applied(const Session *s) {
+  const LOCKTAG tag = lock_tag(NameStr(s->origin), kApplyLockClass);
+  (void)LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
 bool take_origin_lock(const NameData &origin) {
   LOCKTAG tag = origin_lock_tag(origin);
   if (pg::lock_held_by_me(&tag, ExclusiveLock))
@@ -138,8 +152,9 @@ bool take_origin_lock(const NameData &origin) {
       return true;
     if (waited >= kPredecessorWaitMs)
       return false;
-    // The network may have died without a word: the old connection would hold its locks for hours.
-    const int holder = waited % kLookForHolderMs == 0 ? holder_of(tag) : 0;
+    // The network may have died without a word: the old connection would hold its locks for hours. But one that has all of a
+    // batch needs no network: it is let finish, or over a link that breaks often a large batch would never be applied.
+    const int holder = waited % kLookForHolderMs == 0 && !being_applied(origin) ? holder_of(tag) : 0;
     if (holder != 0 && holder != ended && BackendPidGetProc(holder) != nullptr) {
       ereport(LOG, errmsg("ending the previous connection of node \"%s\"", NameStr(origin)),
               errdetail("Its process is %d.", holder));

@@ -50,6 +50,11 @@ Session *current_session();
 /// does not go away in time. Already held by this backend: true at once.
 bool take_origin_lock(const NameData &origin);
 
+/// Until the end of the transaction the session applies a batch of which all has arrived: a successor waits for it, and does
+/// not end it. What it waits for is bounded (apply_lock_timeout), and none of it is the network.
+void note_being_applied(const Session *session);
+bool being_applied(const NameData &origin);
+
 /// A new session in place of the old one; the lock is held already.
 Session *open_session(const NameData &origin, int encoding, uint64 generation);
 void close_session();

@@ -182,7 +182,8 @@ HelloReply receive(const ReceivedHello &hello) {
   if (!reply.problem.sqlstate.empty())
     return reply;
   if (!take_origin_lock(hello.node)) {
-    reply.problem = refused("55006", psprintf("the previous connection of node \"%s\" does not end",
+    reply.problem = refused("55006", psprintf(being_applied(hello.node) ? "a batch of node \"%s\" is still being applied"
+                                                                        : "the previous connection of node \"%s\" does not end",
                                               NameStr(hello.node)));
     return reply;
   }
