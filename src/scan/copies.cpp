@@ -1,0 +1,172 @@
+// See copies.hpp.
+#include "scan/copies.hpp"
+
+#include "config/config.hpp"
+#include "scan/log_reader.hpp"
+
+namespace seal_sync::scan {
+
+namespace {
+
+Datum name_datum(const char *text) { return DirectFunctionCall1(namein, CStringGetDatum(text)); }
+
+Datum uuid_datum(const core::wire::Id &id) {
+  auto *uuid = static_cast<pg_uuid_t *>(palloc(sizeof(pg_uuid_t)));
+  memcpy(uuid->data, id.bytes, sizeof uuid->data);
+  return UUIDPGetDatum(uuid);
+}
+
+bool nothing_to_copy() {
+  const Relation rel = table_open(config::own_relation("copy"), AccessShareLock);
+  const bool empty = RelationGetNumberOfBlocks(rel) == 0;
+  table_close(rel, AccessShareLock);
+  return empty;
+}
+
+/// Sets columns in the row of (peer, relation); the values count from $3. False: there is none, or a transaction of somebody
+/// else has it (table_remove in an open transaction), and a worker does not wait for that.
+template <size_t N>
+bool change(const char *set, const char *peer, Oid relation, const Oid (&types)[N], const Datum (&values)[N]) {
+  Oid all_types[N + 2] = {NAMEOID, OIDOID};
+  Datum all_values[N + 2] = {name_datum(peer), ObjectIdGetDatum(relation)};
+  for (size_t i = 0; i < N; i++) {
+    all_types[i + 2] = types[i];
+    all_values[i + 2] = values[i];
+  }
+  SPI_connect();
+  char *sql = psprintf("UPDATE seal_sync.copy SET %s WHERE peer OPERATOR(pg_catalog.=) $1 AND relation OPERATOR(pg_catalog.=) ANY (ARRAY("
+                       "SELECT c.relation FROM seal_sync.copy c WHERE c.peer OPERATOR(pg_catalog.=) $1 "
+                       "AND c.relation OPERATOR(pg_catalog.=) $2 FOR UPDATE SKIP LOCKED))", set);
+  if (SPI_execute_with_args(sql, static_cast<int>(N + 2), all_types, all_values, nullptr, false, 0) != SPI_OK_UPDATE)
+    elog(ERROR, "seal_sync: could not note how far a copy is");
+  const bool changed = SPI_processed > 0;
+  SPI_finish();
+  return changed;
+}
+
+} // namespace
+
+int load_copies(const char *peer, CopyJob **jobs) {
+  // Whoever files a copy changes the rules; as long as those stand, none stays none.
+  static uint64 none_under = 0;
+  static NameData none_for = {};
+  *jobs = nullptr;
+  if ((none_under == config::version() && namestrcmp(&none_for, peer) == 0) || nothing_to_copy())
+    return 0;
+  const MemoryContext caller = CurrentMemoryContext;
+  SPI_connect();
+  Oid types[1] = {NAMEOID};
+  Datum values[1] = {name_datum(peer)};
+  // Read-only: by the active snapshot, which is the batch's.
+  if (SPI_execute_with_args("SELECT relation, stage, pin, staged_only, wait_message FROM seal_sync.copy "
+                            "WHERE peer OPERATOR(pg_catalog.=) $1 ORDER BY requested_at, relation",
+                            1, types, values, nullptr, true, 0) != SPI_OK_SELECT)
+    elog(ERROR, "seal_sync: could not read what is to be copied");
+  const int count = static_cast<int>(SPI_processed);
+  const MemoryContext spi = MemoryContextSwitchTo(caller);
+  *jobs = static_cast<CopyJob *>(palloc0(sizeof(CopyJob) * static_cast<size_t>(Max(count, 1))));
+  for (int i = 0; i < count; i++) {
+    bool is_null;
+    const HeapTuple tuple = SPI_tuptable->vals[i];
+    const TupleDesc desc = SPI_tuptable->tupdesc;
+    CopyJob *job = &(*jobs)[i];
+    job->relation = DatumGetObjectId(SPI_getbinval(tuple, desc, 1, &is_null));
+    const Datum stage = SPI_getbinval(tuple, desc, 2, &is_null);
+    if (!is_null)
+      memcpy(job->stage.bytes, DatumGetUUIDP(stage)->data, sizeof job->stage.bytes);
+    const Datum pin = SPI_getbinval(tuple, desc, 3, &is_null);
+    job->begun = !is_null;
+    if (job->begun)
+      job->pin = position_from_datum(pin);
+    job->staged_only = DatumGetBool(SPI_getbinval(tuple, desc, 4, &is_null));
+    job->wait_message = SPI_getvalue(tuple, desc, 5);
+  }
+  MemoryContextSwitchTo(spi);
+  SPI_finish();
+  if (count == 0 && MyBackendType == B_BG_WORKER) {
+    none_under = config::version();
+    namestrcpy(&none_for, peer);
+  }
+  return count;
+}
+
+void file_copy(const char *peer, Oid relation) {
+  Oid types[2] = {NAMEOID, OIDOID};
+  Datum values[2] = {name_datum(peer), ObjectIdGetDatum(relation)};
+  SPI_connect();
+  if (SPI_execute_with_args("INSERT INTO seal_sync.copy (peer, relation) SELECT $1, $2 WHERE EXISTS ("
+                            "SELECT FROM seal_sync.table_rule r WHERE r.relation OPERATOR(pg_catalog.=) $2) ON CONFLICT DO NOTHING",
+                            2, types, values, nullptr, false, 0) != SPI_OK_INSERT)
+    elog(ERROR, "seal_sync: could not file the copy of a table");
+  SPI_finish();
+  config::changed();
+}
+
+bool begin_copy_job(const char *peer, Oid relation, const core::wire::Id &stage, const Position &pin) {
+  const Oid types[] = {UUIDOID, PG_SNAPSHOTOID};
+  const Datum values[] = {uuid_datum(stage), position_to_datum(pin)};
+  return change("stage = $3, pin = $4, waits = NULL, wait_message = NULL, wait_hint = NULL, "
+         "begun_at = COALESCE(begun_at, pg_catalog.clock_timestamp())",
+         peer, relation, types, values);
+}
+
+bool restart_copy_job(const char *peer, Oid relation, const core::wire::Id &stage) {
+  const Oid types[] = {UUIDOID};
+  const Datum values[] = {uuid_datum(stage)};
+  return change("stage = $3, rows_read = 0, rows_copied = 0, bytes_copied = 0, all_read_at = NULL",
+         peer, relation, types, values);
+}
+
+bool stage_copy_job(const char *peer, Oid relation) {
+  const Oid types[] = {BOOLOID};
+  const Datum values[] = {BoolGetDatum(true)};
+  return change("staged_only = $3",
+         peer, relation, types, values);
+}
+
+bool note_copied(const char *peer, Oid relation, int64 rows_read, int64 rows, int64 bytes, bool all) {
+  const Oid types[] = {INT8OID, INT8OID, INT8OID, BOOLOID};
+  const Datum values[] = {Int64GetDatum(rows_read), Int64GetDatum(rows), Int64GetDatum(bytes), BoolGetDatum(all)};
+  return change("rows_read = rows_read OPERATOR(pg_catalog.+) $3, "
+         "rows_copied = rows_copied OPERATOR(pg_catalog.+) $4, bytes_copied = bytes_copied OPERATOR(pg_catalog.+) $5, "
+         "waits = NULL, wait_message = NULL, wait_hint = NULL, last_at = pg_catalog.clock_timestamp(), "
+         "all_read_at = CASE WHEN $6 THEN pg_catalog.clock_timestamp() END",
+         peer, relation, types, values);
+}
+
+void note_copy_waits(const char *peer, const CopyJob *job, const char *state, const char *message, const char *hint) {
+  if (job->wait_message != nullptr && strcmp(job->wait_message, message) == 0)
+    return;
+  const Oid types[] = {TEXTOID, TEXTOID, TEXTOID};
+  const Datum values[] = {CStringGetTextDatum(state), CStringGetTextDatum(message), CStringGetTextDatum(hint)};
+  (void)change("waits = $3, wait_message = $4, wait_hint = NULLIF($5, '')", peer, job->relation, types, values);
+}
+
+void end_copy_job(const char *peer, Oid relation) {
+  Oid types[2] = {NAMEOID, OIDOID};
+  Datum values[2] = {name_datum(peer), ObjectIdGetDatum(relation)};
+  SPI_connect();
+  if (SPI_execute_with_args("DELETE FROM seal_sync.copy WHERE peer OPERATOR(pg_catalog.=) $1 AND relation OPERATOR(pg_catalog.=) ANY (ARRAY("
+                            "SELECT c.relation FROM seal_sync.copy c WHERE c.peer OPERATOR(pg_catalog.=) $1 "
+                            "AND c.relation OPERATOR(pg_catalog.=) $2 FOR UPDATE SKIP LOCKED))",
+                            2, types, values, nullptr, false, 0) != SPI_OK_DELETE)
+    elog(ERROR, "seal_sync: could not end the copy of a table");
+  SPI_finish();
+}
+
+bool oldest_pin(const char *peer, Position *pin) {
+  CopyJob *jobs;
+  PushActiveSnapshot(GetLatestSnapshot());
+  const int count = load_copies(peer, &jobs);
+  PopActiveSnapshot();
+  bool found = false;
+  for (int i = 0; i < count; i++)
+    if (jobs[i].begun) {
+      if (!found || covers(*pin, jobs[i].pin))
+        *pin = jobs[i].pin;
+      found = true;
+    }
+  return found;
+}
+
+} // namespace seal_sync::scan
