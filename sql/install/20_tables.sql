@@ -5,6 +5,8 @@ CREATE TABLE seal_sync.local_node (
     only_row boolean NOT NULL DEFAULT true PRIMARY KEY CHECK (only_row),
     node name NOT NULL,
     token uuid NOT NULL,
+    -- Never leaves the node: seals what a peer keeps for it (src/scan/note_seal.hpp).
+    secret bytea NOT NULL DEFAULT pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid()),
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 
@@ -103,7 +105,8 @@ $$;
 
 -- What a route has sent (kind b, written durably before anything leaves the node) and what the peer
 -- has acknowledged (kind a). Rows are only inserted; two tables in turn, emptied by TRUNCATE.
--- excluded: roots whose keys were left out (parked, waiting_peer) and went to seal_sync.held.
+-- excluded: roots whose keys were left out (parked, waiting_peer) and went to seal_sync.held. copied: tables that
+-- the batch copies, or whose copy it completes.
 DO $$
 BEGIN
     FOR i IN 0..1 LOOP
@@ -116,6 +119,7 @@ BEGIN
             snapshot pg_snapshot NOT NULL,
             excluded oid[] NOT NULL,
             excluded_clusters integer[] NOT NULL,
+            copied oid[] NOT NULL,
             keys bigint NOT NULL,
             at timestamptz NOT NULL) WITH (autovacuum_enabled = off)', i);
     END LOOP;
@@ -178,6 +182,27 @@ CREATE TABLE seal_sync.held (
     next_retry_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE UNIQUE INDEX held_key ON seal_sync.held (peer, relation, pg_catalog.sha256(key));
+
+-- Tables whose rows are to be copied to a peer. stage and pin: the copy has begun, see src/scan/copies.hpp.
+-- rows_read counts rows of all clusters, so that it can be compared with the table's size.
+CREATE TABLE seal_sync.copy (
+    peer name NOT NULL REFERENCES seal_sync.peer ON DELETE CASCADE,
+    relation oid NOT NULL,
+    requested_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    stage uuid,
+    pin pg_snapshot,
+    staged_only boolean NOT NULL DEFAULT false,
+    waits text CHECK (waits IN ('waiting_peer', 'parked')), -- what the peer has said of the table
+    wait_message text,
+    wait_hint text,
+    begun_at timestamptz,
+    last_at timestamptz,
+    all_read_at timestamptz,
+    rows_read bigint NOT NULL DEFAULT 0,
+    rows_copied bigint NOT NULL DEFAULT 0,
+    bytes_copied bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (peer, relation)
+);
 
 -- Who did what; kept for seal_sync.event_retention. Scope and detail name tables and numbers, never keys or
 -- values: monitors read it. What can happen at any rate (guard_override, ddl, and what workers note) is folded

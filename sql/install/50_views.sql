@@ -221,6 +221,8 @@ WITH counts AS MATERIALIZED (
             FILTER (WHERE h.state IN ('parked', 'waiting_peer') AND NOT h.awaits_cluster))[1] AS message,
         (pg_catalog.array_agg(h.hint ORDER BY h.last_failed_at DESC) FILTER (WHERE h.state = 'parked'))[1] AS hint
     FROM seal_sync.held h GROUP BY h.relation, h.peer
+), copies AS MATERIALIZED (
+    SELECT c.* FROM seal_sync.copy_progress c
 ), problems AS MATERIALIZED (
     SELECT p.relation, pg_catalog.string_agg(DISTINCT p.member::text, ', ' ORDER BY p.member::text) AS members
     FROM seal_sync.capture_problems p GROUP BY p.relation
@@ -233,18 +235,22 @@ SELECT r.relation, p.peer,
     r.cluster_column,
     CASE WHEN b.relation IS NOT NULL THEN 'capture_disabled'
          WHEN s.dirty_since IS NOT NULL THEN 'dirty'
-         WHEN h.parked THEN 'parked'
-         WHEN h.waiting THEN 'waiting_peer'
+         WHEN h.parked OR y.state = 'parked' THEN 'parked'
+         WHEN h.waiting OR y.state = 'waiting_peer' THEN 'waiting_peer'
+         WHEN y.relation IS NOT NULL THEN 'copying'
          WHEN s.relation IS NOT NULL THEN 'synced' END AS state,
     CASE WHEN b.relation IS NOT NULL THEN NULL
          WHEN s.dirty_since IS NOT NULL THEN s.dirty_since
-         WHEN h.parked OR h.waiting THEN h.since ELSE s.added_at END AS state_since,
+         WHEN h.parked OR h.waiting THEN h.since
+         WHEN y.relation IS NOT NULL THEN coalesce(y.begun_at, y.requested_at) ELSE s.added_at END AS state_since,
     CASE WHEN b.relation IS NOT NULL THEN 'triggers are disabled or missing on ' || b.members
          WHEN s.dirty_since IS NOT NULL THEN s.dirty_reason
-         WHEN h.parked OR h.waiting THEN h.message END AS message,
+         WHEN h.parked OR h.waiting THEN h.message
+         WHEN y.relation IS NOT NULL THEN y.message END AS message,
     CASE WHEN b.relation IS NOT NULL THEN 'Changes made meanwhile are not recorded; ENABLE ALWAYS the triggers, or remove the table and add it again.'
-         WHEN h.parked THEN coalesce(h.hint, pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', p.peer))
-         WHEN h.waiting THEN pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', p.peer)
+         WHEN h.parked OR y.state = 'parked'
+         THEN coalesce(h.hint, y.hint, pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', p.peer))
+         WHEN h.waiting OR y.state = 'waiting_peer' THEN pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', p.peer)
          END AS hint,
     coalesce(c.keys, 0) + coalesce(h.keys, 0) AS pending_keys, c.oldest_at AS oldest_pending_at,
     v.captured_inserts, v.captured_updates, v.captured_deletes, v.captured_truncates,
@@ -257,6 +263,7 @@ LEFT JOIN seal_sync.table_state s ON s.relation = r.relation
 LEFT JOIN problems b ON b.relation = r.relation
 LEFT JOIN counts c ON c.relation = r.relation AND c.peer = p.peer
 LEFT JOIN held h ON h.relation = r.relation AND h.peer = p.peer
+LEFT JOIN copies y ON y.relation = r.relation AND y.peer = p.peer
 LEFT JOIN LATERAL ( -- counters of the table as such stand under the empty peer
     SELECT coalesce(pg_catalog.sum(t.captured_inserts), 0)::bigint AS captured_inserts,
         coalesce(pg_catalog.sum(t.captured_updates), 0)::bigint AS captured_updates,
@@ -312,6 +319,8 @@ WITH server AS MATERIALIZED (
             THEN h.message ELSE 'SQLSTATE ' || h.sqlstate END ORDER BY h.last_failed_at DESC))[1] AS message,
         (pg_catalog.array_agg(h.hint ORDER BY h.last_failed_at DESC))[1] AS hint
     FROM seal_sync.held h GROUP BY 1, 2, 3, 4
+), copies AS MATERIALIZED (
+    SELECT c.* FROM seal_sync.copy_progress c
 ), findings(severity, code, scope, since, message, hint) AS (
     SELECT 'warning', 'no_identity', 'node', NULL::timestamptz, 'this database is not a node yet: nothing is captured or applied',
         'SELECT seal_sync.node_create(''…'') gives it a name.'
@@ -382,7 +391,8 @@ WITH server AS MATERIALIZED (
              ELSE 'SELECT * FROM seal_sync.peer_check(' || pg_catalog.quote_literal(r.peer) || ') shows every step.' END
     FROM routes r, server v WHERE r.state IN ('retrying', 'waiting_peer', 'stopped') AND v.preloaded AND v.enabled AND v.worker_pid IS NOT NULL
       AND NOT (r.state = 'waiting_peer' AND r.connected_since IS NOT NULL
-          AND EXISTS (SELECT FROM held h WHERE h.peer = r.peer AND h.state = 'waiting_peer')) -- said below, by table and cluster
+          AND (EXISTS (SELECT FROM held h WHERE h.peer = r.peer AND h.state = 'waiting_peer') -- said below, by table and cluster
+              OR EXISTS (SELECT FROM copies y WHERE y.peer = r.peer AND y.state = 'waiting_peer')))
     UNION ALL
     SELECT 'critical', 'capture_disabled', 'table ' || p.relation::text, NULL,
         pg_catalog.format('trigger of seal_sync is %s on table %s', CASE WHEN p.missing THEN 'missing' ELSE 'not enabled always' END, p.member),
@@ -400,6 +410,17 @@ WITH server AS MATERIALIZED (
         CASE h.state WHEN 'parked' THEN coalesce(h.hint, pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', h.peer))
             ELSE pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', h.peer) END
     FROM held h WHERE h.state IN ('parked', 'waiting_peer') AND h.awaited IS NULL
+    UNION ALL
+    SELECT 'warning', 'table_' || y.state, 'table ' || y.relation::text, y.requested_at,
+        pg_catalog.format('existing rows wait for peer "%s": %s', y.peer, y.message),
+        CASE y.state WHEN 'parked' THEN coalesce(y.hint, pg_catalog.format('Correct the table on node "%s"; it goes on by itself.', y.peer))
+            ELSE pg_catalog.format('Create the table on node "%s" and add it there with seal_sync.table_add; it goes on by itself.', y.peer) END
+    FROM copies y WHERE y.state IN ('parked', 'waiting_peer')
+      AND NOT EXISTS (SELECT FROM held h WHERE h.peer = y.peer AND h.relation = y.relation AND h.state = y.state AND h.awaited IS NULL)
+    UNION ALL
+    SELECT 'info', 'table_copying', 'table ' || y.relation::text, y.begun_at,
+        pg_catalog.format('rows are being copied to peer "%s": %s', y.peer, y.message), 'See seal_sync.copy_progress.'
+    FROM copies y WHERE y.state IN ('copying', 'activating')
     UNION ALL
     SELECT 'warning', 'cluster_waiting_peer', 'cluster ' || coalesce(c.cluster::text, h.awaited::text), h.since,
         pg_catalog.format('%s keys wait until peer "%s" declares the cluster', h.keys, h.peer),

@@ -41,6 +41,7 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.pause(name, text, interval),
     seal_sync.resume(name),
     seal_sync.sync_now(name, interval),
+    seal_sync.wait_for_tables(interval),
     seal_sync.quarantine_retry(bigint[], name, regclass),
     seal_sync.quarantine_skip(bigint[], name, regclass, text),
     seal_sync.stat_reset()
@@ -55,7 +56,7 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.pending_counts()
     TO seal_sync_monitor;
 GRANT SELECT ON seal_sync.status, seal_sync.clusters, seal_sync.stat_table, seal_sync.stat_route, seal_sync.health,
-    seal_sync.events, seal_sync.metrics, seal_sync.stages
+    seal_sync.events, seal_sync.metrics, seal_sync.copy_progress, seal_sync.stages
     TO seal_sync_monitor;
 
 -- Keys; and rows as far as the reader may select from their table.
@@ -69,4 +70,5 @@ GRANT SELECT ON seal_sync.pending, seal_sync.quarantine TO seal_sync_read_data;
 -- A table that was never analyzed is taken for one of ten pages; the views would be planned for
 -- millions of rows and compiled for seconds. The calls do the same after each change of the rules.
 ANALYZE seal_sync.local_node, seal_sync.peer, seal_sync.peer_state, seal_sync.cluster, seal_sync.cluster_state,
-    seal_sync.table_rule, seal_sync.table_state, seal_sync.schema_rule, seal_sync.origin, seal_sync.held, seal_sync.event;
+    seal_sync.table_rule, seal_sync.table_state, seal_sync.schema_rule, seal_sync.origin, seal_sync.held, seal_sync.event,
+    seal_sync.copy;

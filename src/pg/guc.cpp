@@ -12,6 +12,8 @@ namespace seal_sync::guc {
 int apply_lock_timeout = 2000;
 int connect_timeout = 10000;
 int debug_rotation_period = 5000;
+bool debug_stage_copies = false;
+int copy_max_rate = 0;
 char *databases = nullptr;
 bool enabled = true;
 int event_retention = 400 * 24 * 60 * 60;
@@ -25,6 +27,7 @@ int resend_window = 900;
 int retry_max = 5000;
 int retry_min = 1000;
 int scan_period = 1000;
+int stage_after = 2000;
 bool wake_on_commit = true;
 
 namespace {
@@ -66,12 +69,17 @@ void init() {
             &apply_lock_timeout, 1, kDay * 1000);
   define_ms("seal_sync.connect_timeout", "How long connecting to a peer may take.", nullptr,
             &connect_timeout, 100, kDay * 1000);
+  DefineCustomIntVariable("seal_sync.copy_max_rate", "How much of tables that are copied is sent in a second, to each peer.",
+                          "Before compression. 0 means no limit.", &copy_max_rate, 0, 0, INT_MAX / 2048, PGC_SIGHUP,
+                          GUC_UNIT_KB, nullptr, nullptr, nullptr);
   DefineCustomStringVariable("seal_sync.databases", "Databases in which workers run.",
                              "Empty: every database that has the extension.", &databases, "",
                              PGC_SIGHUP, GUC_LIST_INPUT, check_databases, nullptr, nullptr);
   DefineCustomIntVariable("seal_sync.debug_rotation_period", "How often the change log is rotated.",
                           "For tests.", &debug_rotation_period, debug_rotation_period, 10, kDay * 1000, PGC_SIGHUP,
                           GUC_UNIT_MS | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, nullptr, nullptr, nullptr);
+  DefineCustomBoolVariable("seal_sync.debug_stage_copies", "Whether every copy of a table is made in parts.", "For tests and measurements.",
+                           &debug_stage_copies, false, PGC_SIGHUP, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, nullptr, nullptr, nullptr);
   DefineCustomBoolVariable("seal_sync.enabled", "Whether anything is shipped from this server.",
                            "Off as the first line of the configuration of a clone.", &enabled, true,
                            PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
@@ -109,6 +117,9 @@ void init() {
             "It doubles with each failure up to seal_sync.retry_max.", &retry_min, 10, kDay * 1000);
   define_ms("seal_sync.scan_period", "How often the change log is looked at.",
             "Commits wake the workers as well, see seal_sync.wake_on_commit.", &scan_period, 10,
+            kDay * 1000);
+  define_ms("seal_sync.stage_after", "How long a batch may be on its way before its parts are kept on the peer.",
+            "From then on a break of the connection costs what was sent since the last part, not the batch.", &stage_after, 10,
             kDay * 1000);
   DefineCustomBoolVariable("seal_sync.wake_on_commit",
                            "Whether a commit that changed registered tables wakes the workers.",

@@ -12,6 +12,8 @@ enum LogFullAction : int { kMarkDirty, kRefuseWrites };
 extern int apply_lock_timeout; // ms
 extern int connect_timeout;    // ms
 extern int debug_rotation_period;
+extern bool debug_stage_copies;
+extern int copy_max_rate;      // kB a second, 0: no limit
 extern char *databases;        // list of names, empty: all
 extern bool enabled;
 extern int event_retention; // s
@@ -25,6 +27,7 @@ extern int resend_window;    // s
 extern int retry_max;        // ms
 extern int retry_min;        // ms
 extern int scan_period;      // ms
+extern int stage_after;      // ms
 extern bool wake_on_commit;
 
 void init(); // _PG_init, first of all

@@ -3,6 +3,7 @@
 
 #include "pg/boundary.hpp"
 #include "pg/latch.hpp"
+#include "scan/keys.hpp"
 
 namespace seal_sync::scan {
 
@@ -12,6 +13,8 @@ void close(Batch *batch) {
     TableWork *work = batch->order[i];
     if (work->source != nullptr)
       close_source(work->source);
+    if (work->copy != nullptr)
+      pause_copy(work->copy);
     if (work->keys != nullptr)
       end_keys(work->keys);
     if (work->waiting != nullptr)
@@ -22,7 +25,7 @@ void close(Batch *batch) {
   MemoryContextDelete(batch->context);
 }
 
-int64 collected(const Batch *batch) { return batch->log_keys + batch->held_keys + batch->marks; }
+int64 collected(const Batch *batch) { return batch->log_keys + batch->held_keys + batch->marks + batch->copies; }
 int64 shipped_rows(const Batch *batch) { return batch->rows; }
 int64 shipped_deletes(const Batch *batch) { return batch->delete_rows; }
 const Position &position(const Batch *batch) { return batch->position; }
@@ -41,10 +44,12 @@ bool stale(const Batch *batch) { return batch->stale; }
 bool worth_shipping(const Batch *batch) {
   if (batch->log_keys + batch->marks > 0)
     return true;
-  for (int i = 0; i < batch->table_count; i++)
-    if (fits(batch->order[i]) && keys_added(batch->order[i]->keys) > 0)
+  for (int i = 0; i < batch->table_count; i++) {
+    const TableWork *work = batch->order[i];
+    if (fits(work) && (keys_added(work->keys) > 0 || work->copy != nullptr || work->activates != nullptr))
       return true;
-  return false;
+  }
+  return batch->backlog != nullptr; // what is staged
 }
 
 int left_out_tables(const Batch *batch) {
@@ -97,6 +102,11 @@ void commit_to_history(Batch *batch, uint64 number, const core::wire::Id &id) {
   for (int i = 0; i < batch->table_count; i++)
     if (!fits(batch->order[i]) && keys_added(batch->order[i]->keys) > 0)
       remember_once(&batch->left_out.roots, &batch->left_out.root_count, batch->order[i]->root);
+  for (int i = 0; i < batch->table_count; i++) {
+    const TableWork *work = batch->order[i];
+    if (fits(work) && (work->copy != nullptr || work->activates != nullptr))
+      remember_once(&batch->left_out.copied, &batch->left_out.copied_count, work->root);
+  }
   batch->number = number;
   insert_history(NameStr(batch->session->peer), 'b', number, id, batch->position, batch->left_out,
                  collected(batch), true);
@@ -162,6 +172,8 @@ void encode_group(Batch *batch, TableWork *work, const KeyGroup *group) {
     if (cluster != nullptr && config::routed_to(cluster, NameStr(batch->session->peer))) {
       if (accepted(batch->session, cluster->id)) {
         remember_released(batch, group);
+        if (work->copy != nullptr) // comes with the copy
+          return;
         const bool whole = group->whole || group->mask_size == 0;
         encode_timed(work, leaf, row, whole ? nullptr : group->mask, group->mask_size);
         return;
@@ -195,7 +207,128 @@ bool begin_table(Batch *batch, TableWork *work) {
   return false;
 }
 
+void flush(Batch *batch, TableWork *work, core::Buffer *out) {
+  const size_t before = out->size;
+  const auto rows = static_cast<int64>(flush_sections(work->encoder, out, &batch->delete_rows));
+  work->shipped += rows;
+  work->bytes += out->size - before;
+  batch->rows += rows;
+}
+
+void note_reached(Batch *batch, Oid scope, core::ByteSpan key) {
+  batch->reached_key.size = 0;
+  batch->reached_key.bytes(key.data(), key.size());
+  batch->reached = {scope, batch->reached_key.span()};
+}
+
+void note_reached(Batch *batch, const TableWork *work, const Datum *values) {
+  batch->reached_key.size = 0;
+  write_key(&batch->reached_key, work->table, values);
+  batch->reached = {work->root, batch->reached_key.span()};
+}
+
+/// Rows of a table that is copied, until about `limit` bytes. True: all of them.
+bool copy_rows(Batch *batch, TableWork *work, core::Buffer *out, size_t limit) {
+  if (work->encoder == nullptr)
+    work->encoder = make_encoder(work->sent, batch->context);
+  if (batch->rules_version != config::version()) {
+    batch->stale = true;
+    return false;
+  }
+  config::Table *last = nullptr;
+  for (;;) {
+    if (out->size + encoded_bytes(work->encoder) >= limit)
+      break;
+    config::Table *leaf = nullptr;
+    TupleTableSlot *row = next_copied(work->copy, &leaf, &batch->stale);
+    if (batch->stale)
+      break;
+    if (row == nullptr) {
+      work->copy_done = true;
+      break;
+    }
+    if (last != nullptr && leaf != last) // keys of a section ascend
+      flush(batch, work, out);
+    last = leaf;
+    batch->copy_rows_read++;
+    const config::Cluster *cluster = config::cluster_of(leaf, row);
+    if (cluster != nullptr && config::routed_to(cluster, NameStr(batch->session->peer)) &&
+        accepted(batch->session, cluster->id))
+      encode_timed(work, leaf, row, nullptr, 0);
+  }
+  flush(batch, work, out);
+  pause_copy(work->copy);
+  const CopyPlace place = place_of(work->copy);
+  note_reached(batch, place.scope, place.key);
+  return work->copy_done;
+}
+
 } // namespace
+
+Reached reached(const Batch *batch) { return batch->reached; }
+
+void note_tables(const Batch *batch, BaseMap *map) {
+  for (int i = 0; i <= batch->current && i < batch->table_count; i++) {
+    const TableWork *work = batch->order[i];
+    // Not what the pass has met before: a table that did not fit then comes with the next pass.
+    if (fits(work) && !work->left_to_copy && work->root > batch->begins_at)
+      note_table(map, work->root, work->root_signature);
+  }
+}
+
+bool stage_fits(const Batch *batch) {
+  if (batch->backlog == nullptr)
+    return true;
+  for (int i = 0; i < batch->table_count; i++) {
+    bool noted = false;
+    for (int t = 0; t < batch->backlog->table_count; t++)
+      noted = noted || batch->backlog->tables[t].relation == batch->order[i]->root;
+    if (noted && !fits(batch->order[i]))
+      return false;
+  }
+  return true;
+}
+
+bool mid_pass(const Batch *batch) { return OidIsValid(batch->begins_at); }
+bool has_copies(const Batch *batch) { return batch->job_count > 0; }
+
+int activated(const Batch *batch, core::wire::Id *ids, int most) {
+  int count = 0;
+  for (int i = 0; i < batch->table_count; i++)
+    if (batch->order[i]->activates != nullptr && fits(batch->order[i]) && count < most)
+      ids[count++] = batch->order[i]->activates->stage;
+  return count;
+}
+
+double inline_bytes(const Batch *batch) {
+  double bytes = 0;
+  for (int i = 0; i < batch->table_count; i++)
+    if (batch->order[i]->copy != nullptr)
+      bytes += batch->order[i]->copy_bytes;
+  return bytes;
+}
+
+int inline_copies(const Batch *batch, Oid *relations, int most) {
+  int count = 0;
+  for (int i = 0; i < batch->table_count; i++)
+    if (batch->order[i]->copy != nullptr && count < most)
+      relations[count++] = batch->order[i]->root;
+  return count;
+}
+
+void note_waiting_copies(Batch *batch) {
+  for (int i = 0; i < batch->job_count; i++) {
+    const auto *work = static_cast<const TableWork *>(hash_search(batch->tables, &batch->jobs[i].relation, HASH_FIND, nullptr));
+    if (work == nullptr || work->unregistered || work->sent == nullptr || fits_or_unknown(work->sent))
+      continue;
+    const SentTable *sent = work->sent;
+    note_copy_waits(NameStr(batch->session->peer), &batch->jobs[i],
+                    sent->fit == TableFit::kWaitingPeer ? "waiting_peer" : "parked",
+                    sent->message != nullptr ? sent->message : "", sent->hint != nullptr ? sent->hint : "");
+  }
+}
+
+int64 copy_rows_read(const Batch *batch) { return batch->copy_rows_read; }
 
 bool next_chunk(Batch *batch, core::Buffer *out, size_t limit) {
   const MemoryContext old = MemoryContextSwitchTo(batch->context);
@@ -205,16 +338,21 @@ bool next_chunk(Batch *batch, core::Buffer *out, size_t limit) {
     bool finished = true;
     if (fits(work) && keys_added(work->keys) > 0 && begin_table(batch, work)) {
       KeyGroup group;
+      bool any = false;
       while (!batch->stale && out->size + encoded_bytes(work->encoder) < limit &&
-             (finished = !next_group(work->keys, &group)) == false)
+             (finished = !next_group(work->keys, &group)) == false) {
         encode_group(batch, work, &group);
-      const size_t before = out->size;
-      const auto rows = static_cast<int64>(flush_sections(work->encoder, out, &batch->delete_rows));
-      work->shipped += rows;
-      work->bytes += out->size - before;
-      batch->rows += rows;
+        any = true;
+      }
+      flush(batch, work, out);
       close_source(work->source);
+      if (finished)
+        note_reached(batch, work->root, {});
+      else if (any)
+        note_reached(batch, work, group.values);
     }
+    if (finished && work->copy != nullptr && fits(work) && !work->copy_done)
+      finished = copy_rows(batch, work, out, limit);
     if (finished)
       batch->current++;
     more = !finished || out->size >= limit;
@@ -235,7 +373,9 @@ void write_wanted(Batch *batch, core::Reader *wanted, core::Buffer *out) {
     for (int t = 0; t < batch->table_count; t++)
       if (batch->order[t]->sent->number == number && fits(batch->order[t]))
         work = batch->order[t];
-    if (work == nullptr || work->source == nullptr)
+    const bool sent = work != nullptr && (work->source != nullptr || work->copy != nullptr || work->activates != nullptr ||
+                                          batch->backlog != nullptr);
+    if (!sent)
       ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
               errmsg("the peer asks for a row of a table that this batch does not have"));
     KeyGroup group{};

@@ -50,10 +50,31 @@ void accept_cluster(Session *session, int32 cluster_id);
 enum class TableFit { kUnknown, kFits, kWaitingPeer, kParked };
 
 struct Batch;
+struct BaseMap; // base_map.hpp
 
-/// Takes X_n and collects the keys of the window after `previous`, and held keys that are due.
-/// Never waits for the network. The active snapshot is pushed until close().
-Batch *open(Session *session, const Position &previous);
+inline constexpr double kNoLimit = 1e18; // bytes
+
+/// What the peer keeps of batches and copies that take long.
+struct Stages {
+  BaseMap *backlog = nullptr; // of the batch that is under way
+  struct Copy {
+    core::wire::Id stage;
+    BaseMap *map;
+  } *copies = nullptr;
+  int copy_count = 0;
+  double inline_bytes = 0; // tables up to that size in all are copied within one batch; kNoLimit: the peer knows no stages
+};
+
+/// Takes X_n and collects the keys of the window after `previous`, and held keys that are due. With a backlog stage: those
+/// that it still owes. Tables whose copy is under way are left out, those whose rows are all staged go along, small ones
+/// are copied. Never waits for the network. The active snapshot is pushed until close().
+Batch *open(Session *session, const Position &previous, const Stages &stages);
+struct CopyJob; // copies.hpp
+/// The first table whose rows are to be staged, or further staged. False: none, or none that can go now. Inside a transaction with
+/// an active snapshot.
+bool next_to_stage(Session *session, const Stages &stages, CopyJob *job);
+/// One part of the copy of a table whose rows are staged: from where `map` stands.
+Batch *open_copy(Session *session, Oid relation, BaseMap *map);
 void close(Batch *batch);
 
 int64 collected(const Batch *batch);  // log entries in the window plus held keys, before distinct
@@ -88,6 +109,31 @@ void commit_to_history(Batch *batch, uint64 number, const core::wire::Id &id);
 /// Appends whole sections until about `limit` bytes; false when nothing is left (out may still hold
 /// the last sections). Rows count into shipped_rows().
 bool next_chunk(Batch *batch, core::Buffer *out, size_t limit);
+/// Up to where the chunks so far go: the last key of the last table, or the end of it. Empty key: the end of the scope.
+struct Reached {
+  Oid scope; // InvalidOid: nothing yet
+  core::ByteSpan key;
+};
+Reached reached(const Batch *batch);
+/// The tables that the pass has come to are in the stage from here on.
+void note_tables(const Batch *batch, BaseMap *map);
+/// Whether the peer still takes every table that the stage has rows of.
+bool stage_fits(const Batch *batch);
+/// Whether the batch goes on in the middle of a pass: then it cannot be applied at its end.
+bool mid_pass(const Batch *batch);
+/// Whether tables are being copied to the peer or wait for that.
+bool has_copies(const Batch *batch);
+
+/// Stages of copies that this batch completes.
+int activated(const Batch *batch, core::wire::Id *ids, int most);
+/// Whether tables are copied within this batch, and how many bytes they take here.
+double inline_bytes(const Batch *batch);
+int inline_copies(const Batch *batch, Oid *relations, int most);
+/// Notes for each table to be copied whether it waits for the peer. After all of them were described.
+void note_waiting_copies(Batch *batch);
+/// Rows that the copy has looked at, whether they go to this peer or not.
+int64 copy_rows_read(const Batch *batch);
+
 /// Answer to SQLSTATE kNeedRows: the wanted rows, whole, under the same X_n.
 void write_wanted(Batch *batch, core::Reader *wanted, core::Buffer *out);
 /// Cluster records for the ApplyRequest: every cluster accepted by the peer. Returns their number.

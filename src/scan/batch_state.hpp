@@ -2,7 +2,10 @@
 // What the parts of a batch share: collect.cpp fills it, batch.cpp ships from it, settle.cpp ends it.
 // Internal to scan/; the outside sees batch.hpp.
 
+#include "scan/base_map.hpp"
 #include "scan/batch.hpp"
+#include "scan/copies.hpp"
+#include "scan/copy_scan.hpp"
 #include "scan/descriptor.hpp"
 #include "scan/history.hpp"
 #include "scan/row_encoder.hpp"
@@ -25,6 +28,13 @@ struct TableWork {
   SortedKeys *waiting; // of clusters that the peer does not accept yet
   RowSource *source;
   RowEncoder *encoder;
+  // The copy of the table, if there is one to be made.
+  bool left_to_copy;       // nothing of it goes before all its rows are staged
+  const CopyJob *activates; // all are: its changes since the pin go along
+  BaseMap *copied;         // which rows were staged when
+  CopyScan *copy;          // its rows go with this batch
+  bool copy_done;          // to the end
+  double copy_bytes;       // size here
   bool marked;                     // the log was full: changes were left out
   int64 inserts, updates, deletes; // captured
   int64 shipped;
@@ -44,6 +54,14 @@ struct Batch {
   TableWork **order; // in order of first appearance
   int order_capacity;
   HTAB *held_index;
+  BaseMap *backlog;
+  Oid begins_at; // the scope in which the pass stands, or 0 at its start
+  CopyJob *jobs;
+  int job_count;
+  int copies; // tables whose copy this batch makes or completes
+  int64 copy_rows_read;
+  Reached reached;
+  core::Buffer reached_key;
   int64 log_keys;
   int64 held_keys;
   int64 marks;

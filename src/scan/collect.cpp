@@ -6,6 +6,7 @@
 #include "core/change_log_codec.hpp"
 #include "pg/boundary.hpp"
 #include "scan/batch_state.hpp"
+#include "scan/copies.hpp"
 #include "scan/held.hpp"
 #include "scan/keys.hpp"
 #include "scan/log_reader.hpp"
@@ -91,6 +92,27 @@ int unfit_tables(Session *session, Datum **roots) {
   return count;
 }
 
+/// In the middle of a pass: keys up to there are staged, or come with the next pass.
+bool passed(const Batch *batch, Oid root, const Datum *values) {
+  return batch->backlog != nullptr && batch->backlog->pass_cuts > 0 && standing_of(batch->backlog, root, values).passed;
+}
+
+/// Whether a logged change of a key is owed, given what is staged.
+bool owed(const Batch *batch, const TableWork *work, const core::ChangeRun &run, uint64 xid, const Datum *values) {
+  if (work->activates != nullptr) {
+    // The copy has read rows that stand; a delete before that is owed since the copy began.
+    const Position *base = standing_of(work->copied, run.leaf, values).base;
+    if (run.kind != core::ChangeKind::kDelete && base != nullptr && sees(*base, xid))
+      return false;
+  }
+  if (batch->backlog == nullptr)
+    return true;
+  const Standing standing = standing_of(batch->backlog, work->root, values);
+  if (batch->backlog->pass_cuts > 0 && standing.passed)
+    return false;
+  return !met_before(batch->backlog, work->root) || standing.base == nullptr || !sees(*standing.base, xid);
+}
+
 void collect_held(Batch *batch) {
   Datum *unfit = nullptr;
   const int unfit_count = unfit_tables(batch->session, &unfit);
@@ -122,18 +144,27 @@ void collect_held(Batch *batch) {
     core::Reader reader(held[i].key);
     read_key(&reader, work->table, values);
     MemoryContextSwitchTo(old);
+    if (work->left_to_copy || passed(batch, work->root, values))
+      continue;
     add_key(work->keys, values, InvalidOid, 0, {}, true, held[i].id);
     batch->held_keys++;
   }
   MemoryContextDelete(scratch);
 }
 
-void collect_run(Batch *batch, const core::ChangeRun &run, MemoryContext scratch) {
+/// `previous`: where the window of tables that no copy concerns begins.
+void collect_run(Batch *batch, const core::ChangeRun &run, uint64 xid, const Position &previous, MemoryContext scratch) {
   const config::Cluster *cluster = config::find_cluster(static_cast<int32>(run.cluster));
   if (cluster == nullptr || !config::routed_to(cluster, NameStr(batch->session->peer)))
     return;
   TableWork *work = work_for(batch, run.root);
   if (work->unregistered)
+    return;
+  // The copy has them all; a change that was not logged (a mark) is noted with the window it is in.
+  const bool new_here = !sees(previous, xid);
+  if (work->activates != nullptr ? sees(work->activates->pin, xid) : !new_here)
+    return;
+  if (work->left_to_copy && run.kind != core::ChangeKind::kMark)
     return;
   SortedKeys *into = work->keys;
   if (!accepted(batch->session, cluster->id)) {
@@ -153,12 +184,17 @@ void collect_run(Batch *batch, const core::ChangeRun &run, MemoryContext scratch
     work->deletes += run.keys;
     break;
   case core::ChangeKind::kMark:
-    work->marked = true;
-    batch->marks++;
+    if (new_here) {
+      work->marked = true;
+      batch->marks++;
+    }
     return;
   case core::ChangeKind::kWhole:
     break;
   }
+  // A copy within the batch brings every row that stands. Not while it is open whether the table fits: then keys are held.
+  if (work->copy != nullptr && fits(work) && run.kind != core::ChangeKind::kDelete)
+    return;
   const bool whole = run.kind == core::ChangeKind::kInsert || run.kind == core::ChangeKind::kWhole;
   core::Reader reader(run.key_bytes);
   for (int i = 0; i < run.keys; i++) {
@@ -168,6 +204,8 @@ void collect_run(Batch *batch, const core::ChangeRun &run, MemoryContext scratch
     Datum values[INDEX_MAX_KEYS];
     read_key(&reader, work->table, values);
     MemoryContextSwitchTo(old);
+    if (!owed(batch, work, run, xid, values))
+      continue;
     const core::ByteSpan key(start, static_cast<size_t>(reader.position() - start));
     const HeldKey *held = into == work->waiting ? nullptr : find_held(batch, run.root, key);
     add_key(into, values, run.leaf, cluster->id, run.mask, whole, held == nullptr ? 0 : held->id);
@@ -175,13 +213,101 @@ void collect_run(Batch *batch, const core::ChangeRun &run, MemoryContext scratch
   }
 }
 
+// ---- copies ---------------------------------------------------------------------------------------
+
+/// What the rows of a table take here, with those of other clusters.
+double bytes_of(Oid root, bool *busy) {
+  double bytes = 0;
+  List *relations = find_all_inheritors(root, NoLock, nullptr);
+  ListCell *cell;
+  foreach (cell, relations) {
+    const Oid relation = lfirst_oid(cell);
+    if (get_rel_relkind(relation) != RELKIND_RELATION)
+      continue;
+    if (!ConditionalLockRelationOid(relation, AccessShareLock)) {
+      *busy = true;
+      break;
+    }
+    const Relation rel = try_relation_open(relation, NoLock);
+    if (rel != nullptr) {
+      bytes += static_cast<double>(RelationGetNumberOfBlocks(rel)) * BLCKSZ;
+      const Oid toast = rel->rd_rel->reltoastrelid;
+      relation_close(rel, NoLock);
+      if (OidIsValid(toast)) {
+        const Relation values = table_open(toast, AccessShareLock);
+        bytes += static_cast<double>(RelationGetNumberOfBlocks(values)) * BLCKSZ;
+        table_close(values, AccessShareLock);
+      }
+    }
+    UnlockRelationOid(relation, AccessShareLock);
+  }
+  list_free(relations);
+  return bytes;
+}
+
+/// A copy takes the rows of every cluster that goes to the peer: it does not begin while one is not accepted there.
+bool all_clusters_accepted(const Session *session) {
+  for (int i = 0; i < config::cluster_count(); i++) {
+    const config::Cluster *cluster = config::cluster_at(i);
+    if (config::routed_to(cluster, NameStr(session->peer)) && !accepted(session, cluster->id))
+      return false;
+  }
+  return true;
+}
+
+BaseMap *map_of(const Stages &stages, const CopyJob &job) {
+  for (int i = 0; i < stages.copy_count; i++)
+    if (stages.copies[i].stage == job.stage)
+      return stages.copies[i].map;
+  return nullptr;
+}
+
+/// Decides for each table that is to be copied what this batch does about it.
+void plan_copies(Batch *batch, const Stages &stages) {
+  batch->job_count = load_copies(NameStr(batch->session->peer), &batch->jobs);
+  double room = stages.inline_bytes;
+  const bool may_begin = batch->job_count > 0 && batch->backlog == nullptr && all_clusters_accepted(batch->session);
+  for (int i = 0; i < batch->job_count && !batch->stale; i++) {
+    CopyJob *job = &batch->jobs[i];
+    TableWork *work = work_for(batch, job->relation);
+    if (work->unregistered)
+      continue;
+    if (job->begun) {
+      BaseMap *map = map_of(stages, *job);
+      // A backlog that has begun without it goes first: its first pass may not meet rows of a copy.
+      const bool complete = map != nullptr && map->pass > 1 && (batch->backlog == nullptr || batch->backlog->pass > 1);
+      if (complete && prepare(map)) {
+        work->activates = job;
+        work->copied = map;
+        batch->copies++;
+      } else {
+        work->left_to_copy = true;
+      }
+      continue;
+    }
+    if (!may_begin || (job->staged_only && room < kNoLimit) || !fits_or_unknown(work->sent))
+      continue;
+    work->copy_bytes = bytes_of(job->relation, &batch->stale);
+    if (work->copy_bytes > room)
+      continue;
+    room -= work->copy_bytes;
+    work->copy = begin_copy(work->table, batch->snapshot, InvalidOid, {});
+    batch->copies++;
+  }
+}
+
 void collect_window(Batch *batch, const Position &previous) {
   const MemoryContext scratch =
       AllocSetContextCreate(batch->context, "seal_sync key", ALLOCSET_DEFAULT_SIZES);
-  LogReader *log = open_log(previous, batch->snapshot);
+  const Position *from = &previous;
+  for (int i = 0; i < batch->table_count; i++)
+    if (batch->order[i]->activates != nullptr && !covers(batch->order[i]->activates->pin, *from))
+      from = &batch->order[i]->activates->pin;
+  LogReader *log = open_log(*from, batch->snapshot);
   core::ChangeRun run;
-  while (!batch->stale && next_run(log, &run, nullptr))
-    collect_run(batch, run, scratch);
+  uint64 xid;
+  while (!batch->stale && next_run(log, &run, &xid))
+    collect_run(batch, run, xid, previous, scratch);
   close_log(log);
   MemoryContextDelete(scratch);
 }
@@ -193,14 +319,17 @@ bool held_unskipped(const Batch *batch, Oid relation, core::ByteSpan key) {
   return held != nullptr && !held->skipped;
 }
 
-Batch *open(Session *session, const Position &previous) {
+namespace {
+
+Batch *make_batch(Session *session) {
   config::refresh();
   const MemoryContext context =
       AllocSetContextCreate(CurrentMemoryContext, "seal_sync batch", ALLOCSET_DEFAULT_SIZES);
-  const MemoryContext old = MemoryContextSwitchTo(context);
+  MemoryContextSwitchTo(context);
   auto *batch = static_cast<Batch *>(palloc0(sizeof(Batch)));
   batch->session = session;
   batch->context = context;
+  init_buffer(&batch->reached_key, context);
   HASHCTL ctl{};
   ctl.keysize = sizeof(Oid);
   ctl.entrysize = sizeof(TableWork);
@@ -212,9 +341,93 @@ Batch *open(Session *session, const Position &previous) {
   PushActiveSnapshot(batch->snapshot);
   batch->position = position_of(batch->snapshot);
   batch->rules_version = config::version();
+  return batch;
+}
+
+int by_root(const void *a, const void *b) {
+  const Oid left = (*static_cast<TableWork *const *>(a))->root;
+  const Oid right = (*static_cast<TableWork *const *>(b))->root;
+  return left < right ? -1 : left > right;
+}
+
+/// A stage that takes its keys in an order needs it to be the same each time.
+void sort_tables(Batch *batch) {
+  if (batch->table_count > 1)
+    qsort(batch->order, static_cast<size_t>(batch->table_count), sizeof(TableWork *), by_root);
+}
+
+} // namespace
+
+Batch *open(Session *session, const Position &previous, const Stages &stages) {
+  const MemoryContext caller = CurrentMemoryContext;
+  Batch *batch = make_batch(session);
+  batch->backlog = stages.backlog;
+  if (batch->backlog != nullptr && !prepare(batch->backlog)) {
+    batch->stale = true;
+    MemoryContextSwitchTo(caller);
+    return batch;
+  }
+  if (batch->backlog != nullptr) {
+    const BaseMap *map = batch->backlog;
+    batch->begins_at = map->pass_cuts > 0 ? map->cuts[map->pass_cuts - 1].scope : InvalidOid;
+    // Their staged rows want a description on this connection, whatever else there is of them.
+    for (int i = 0; i < batch->backlog->table_count; i++)
+      work_for(batch, batch->backlog->tables[i].relation);
+  }
+  plan_copies(batch, stages);
   collect_held(batch);
   collect_window(batch, previous);
-  MemoryContextSwitchTo(old);
+  sort_tables(batch);
+  MemoryContextSwitchTo(caller);
+  return batch;
+}
+
+bool next_to_stage(Session *session, const Stages &stages, CopyJob *job) {
+  config::refresh();
+  CopyJob *jobs;
+  const int count = load_copies(NameStr(session->peer), &jobs);
+  if (count == 0)
+    return false;
+  const bool may_begin = all_clusters_accepted(session);
+  double room = stages.inline_bytes; // as plan_copies() counts
+  for (int i = 0; i < count; i++) {
+    *job = jobs[i];
+    if (job->begun) {
+      const BaseMap *map = map_of(stages, *job);
+      if (map != nullptr && map->pass > 1)
+        continue;
+    }
+    // One that does not fit is asked for again now and then, as any other.
+    const config::Table *table = stages.backlog == nullptr ? config::find_table(job->relation) : nullptr;
+    if (table == nullptr || !table->usable || !fits_or_unknown(sent_table(session, table)))
+      continue;
+    if (job->begun)
+      return true;
+    if (!may_begin)
+      continue;
+    bool busy = false;
+    const double bytes = job->staged_only ? 0 : bytes_of(job->relation, &busy);
+    if (job->staged_only || (!busy && bytes > room))
+      return true;
+    room -= bytes;
+  }
+  return false;
+}
+
+Batch *open_copy(Session *session, Oid relation, BaseMap *map) {
+  const MemoryContext caller = CurrentMemoryContext;
+  Batch *batch = make_batch(session);
+  batch->job_count = load_copies(NameStr(session->peer), &batch->jobs);
+  TableWork *work = work_for(batch, relation);
+  if (!work->unregistered) {
+    const bool begun = map->cut_count > 0;
+    const Cut *cut = begun ? &map->cuts[map->cut_count - 1] : nullptr;
+    work->copy = begin_copy(work->table, batch->snapshot, begun ? cut->scope : InvalidOid, begun ? cut->key : core::ByteSpan{});
+    batch->copies = 1;
+  } else {
+    batch->stale = true;
+  }
+  MemoryContextSwitchTo(caller);
   return batch;
 }
 

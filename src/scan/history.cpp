@@ -11,6 +11,7 @@
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
 #include "pg/shared_state.hpp"
+#include "scan/copies.hpp"
 #include "scan/rotation.hpp"
 
 namespace seal_sync::scan {
@@ -18,7 +19,7 @@ namespace seal_sync::scan {
 namespace {
 
 constexpr int kTables = 2;
-enum Column { kEntry, kPeer, kKind, kBatch, kBatchId, kSnapshot, kExcluded, kExcludedClusters, kKeys, kAt, kColumns };
+enum Column { kEntry, kPeer, kKind, kBatch, kBatchId, kSnapshot, kExcluded, kExcludedClusters, kCopied, kKeys, kAt, kColumns };
 
 Oid history_table(int number) {
   char name[NAMEDATALEN];
@@ -78,6 +79,21 @@ int64 last_entry(const char *peer) {
   return newest;
 }
 
+Datum oid_array(const Oid *oids, int count) {
+  auto *elements = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<Size>(Max(count, 1))));
+  for (int i = 0; i < count; i++)
+    elements[i] = ObjectIdGetDatum(oids[i]);
+  return PointerGetDatum(construct_array(elements, count, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+}
+
+void read_oids(Datum array, Oid **oids, int *count) {
+  Datum *elements;
+  deconstruct_array(DatumGetArrayTypePCopy(array), OIDOID, sizeof(Oid), true, TYPALIGN_INT, &elements, nullptr, count);
+  *oids = static_cast<Oid *>(palloc(sizeof(Oid) * static_cast<Size>(Max(*count, 1))));
+  for (int i = 0; i < *count; i++)
+    (*oids)[i] = DatumGetObjectId(elements[i]);
+}
+
 HistoryEntry newest_of_kind(const char *peer, char kind) {
   HistoryEntry found;
   int64 newest = -1;
@@ -110,9 +126,6 @@ void insert_history(const char *peer, char kind, uint64 number, const core::wire
   namestrcpy(&peer_name, peer);
   pg_uuid_t uuid;
   memcpy(uuid.data, id.bytes, sizeof uuid.data);
-  auto *roots = static_cast<Datum *>(palloc(sizeof(Datum) * Max(left_out.root_count, 1)));
-  for (int i = 0; i < left_out.root_count; i++)
-    roots[i] = ObjectIdGetDatum(left_out.roots[i]);
   auto *clusters = static_cast<Datum *>(palloc(sizeof(Datum) * Max(left_out.cluster_count, 1)));
   for (int i = 0; i < left_out.cluster_count; i++)
     clusters[i] = Int32GetDatum(left_out.clusters[i]);
@@ -125,10 +138,10 @@ void insert_history(const char *peer, char kind, uint64 number, const core::wire
   values[kBatch] = Int64GetDatum(static_cast<int64>(number));
   values[kBatchId] = UUIDPGetDatum(&uuid);
   values[kSnapshot] = position_to_datum(position);
-  values[kExcluded] =
-      PointerGetDatum(construct_array(roots, left_out.root_count, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+  values[kExcluded] = oid_array(left_out.roots, left_out.root_count);
   values[kExcludedClusters] = PointerGetDatum(
       construct_array(clusters, left_out.cluster_count, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+  values[kCopied] = oid_array(left_out.copied, left_out.copied_count);
   values[kKeys] = Int64GetDatum(keys);
   values[kAt] = TimestampTzGetDatum(GetCurrentTimestamp());
 
@@ -164,13 +177,10 @@ LeftOut left_out_of(const char *peer, uint64 number, const core::wire::Id &id) {
     if (DatumGetChar(values[kKind]) != 'b' || static_cast<uint64>(DatumGetInt64(values[kBatch])) != number ||
         !(to_entry(values).id == id))
       return;
+    read_oids(values[kExcluded], &left_out.roots, &left_out.root_count);
+    read_oids(values[kCopied], &left_out.copied, &left_out.copied_count);
     Datum *elements;
     int count;
-    deconstruct_array(DatumGetArrayTypePCopy(values[kExcluded]), OIDOID, sizeof(Oid), true, TYPALIGN_INT,
-                      &elements, nullptr, &count);
-    left_out.roots = static_cast<Oid *>(palloc(sizeof(Oid) * Max(count, 1)));
-    for (left_out.root_count = 0; left_out.root_count < count; left_out.root_count++)
-      left_out.roots[left_out.root_count] = DatumGetObjectId(elements[left_out.root_count]);
     deconstruct_array(DatumGetArrayTypePCopy(values[kExcludedClusters]), INT4OID, sizeof(int32), true,
                       TYPALIGN_INT, &elements, nullptr, &count);
     left_out.clusters = static_cast<int32 *>(palloc(sizeof(int32) * Max(count, 1)));
@@ -181,6 +191,16 @@ LeftOut left_out_of(const char *peer, uint64 number, const core::wire::Id &id) {
 }
 
 void rewind_to(const char *peer, const HistoryEntry &entry) {
+  // Rows that were copied later are gone over there, and the log does not have them.
+  for_each_entry(peer, [&](Datum *values) {
+    if (DatumGetChar(values[kKind]) != 'b' || static_cast<uint64>(DatumGetInt64(values[kBatch])) <= entry.number)
+      return;
+    Oid *copied;
+    int count;
+    read_oids(values[kCopied], &copied, &count);
+    for (int i = 0; i < count; i++)
+      file_copy(peer, copied[i]);
+  });
   insert_history(peer, 'a', entry.number, entry.id, entry.position, LeftOut{}, 0, false);
 }
 

@@ -12,6 +12,9 @@ struct LeftOut {
   int root_count = 0;
   int32 *clusters = nullptr;
   int cluster_count = 0;
+  // Tables that this batch copies, or whose copy it completes.
+  Oid *copied = nullptr;
+  int copied_count = 0;
 };
 
 /// kind: b (sent) or a (acknowledged). durable: on disk and visible when this returns, whatever

@@ -13,6 +13,7 @@
 #include "pg/boundary.hpp"
 #include "pg/guc.hpp"
 #include "pg/shared_state.hpp"
+#include "scan/copies.hpp"
 #include "scan/history.hpp"
 
 namespace seal_sync::scan {
@@ -29,9 +30,12 @@ int64 copied_bytes = 0;
 
 int64 limit_bytes() { return static_cast<int64>(guc::max_log_size) * 1024 * 1024; }
 
+/// Two positions of the route and the oldest that a copy of a table started from.
+constexpr int kOfEach = 3;
+
 struct Needs {
-  Position *positions; // two of each peer
-  char **peers;        // positions[i] is of peers[i / 2]
+  Position *positions; // kOfEach of each peer
+  char **peers;        // positions[i] is of peers[i / kOfEach]
   int count;
   bool unknown; // some peer has no position at all: keep everything
 };
@@ -41,18 +45,21 @@ Needs needs_of_all_peers(TimestampTz keep_since) {
   const Relation rel = table_open(config::own_relation("peer"), AccessShareLock);
   const SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, nullptr, 0, nullptr);
   HeapTuple tuple;
-  needs.positions = static_cast<Position *>(palloc0(sizeof(Position) * 2 * pg::kMaxRoutes));
+  needs.positions = static_cast<Position *>(palloc0(sizeof(Position) * kOfEach * pg::kMaxRoutes));
   needs.peers = static_cast<char **>(palloc0(sizeof(char *) * pg::kMaxRoutes));
   while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
     bool is_null;
     char *peer = pstrdup(NameStr(*DatumGetName(heap_getattr(tuple, 1, RelationGetDescr(rel), &is_null))));
-    if (needs.count == 2 * pg::kMaxRoutes ||
+    if (needs.count == kOfEach * pg::kMaxRoutes ||
         needed_positions(peer, keep_since, &needs.positions[needs.count]) == 0) {
       needs.unknown = true;
       break;
     }
-    needs.peers[needs.count / 2] = peer;
-    needs.count += 2;
+    // In this order: a pin is committed before the acknowledgement that leaves it behind.
+    if (!oldest_pin(peer, &needs.positions[needs.count + 2]))
+      needs.positions[needs.count + 2] = needs.positions[needs.count];
+    needs.peers[needs.count / kOfEach] = peer;
+    needs.count += kOfEach;
   }
   systable_endscan(scan);
   table_close(rel, AccessShareLock);
@@ -94,11 +101,11 @@ bool all_seen(Oid segment, const Needs &needs) {
 /// rows (pause() in an open transaction): waiting for it here would stop every scan and every view.
 bool raise_floors(const Needs &needs) {
   bool raised = true;
-  for (int p = 0; p < needs.count && raised; p += 2) {
+  for (int p = 0; p < needs.count && raised; p += kOfEach) {
     const Position &older =
         covers(needs.positions[p], needs.positions[p + 1]) ? needs.positions[p + 1] : needs.positions[p];
     Oid types[2] = {NAMEOID, PG_SNAPSHOTOID};
-    Datum values[2] = {DirectFunctionCall1(namein, CStringGetDatum(needs.peers[p / 2])),
+    Datum values[2] = {DirectFunctionCall1(namein, CStringGetDatum(needs.peers[p / kOfEach])),
                        position_to_datum(older)};
     SPI_connect();
     if (SPI_execute_with_args("UPDATE seal_sync.peer_state SET log_floor = $2 "

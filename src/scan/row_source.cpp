@@ -54,6 +54,10 @@ static Oid storage_now(Oid relation) {
   return storage;
 }
 
+bool same_storage(Oid relation, Snapshot snapshot) {
+  return storage_now(relation) == storage_under(relation, snapshot);
+}
+
 Footing check_footing(Oid relation, Snapshot snapshot) {
   if (!ConditionalLockRelationOid(relation, AccessShareLock))
     return Footing::kBusy;
@@ -61,8 +65,7 @@ Footing check_footing(Oid relation, Snapshot snapshot) {
     UnlockRelationOid(relation, AccessShareLock);
     return Footing::kGone;
   }
-  if (get_rel_relkind(relation) == RELKIND_RELATION &&
-      storage_now(relation) != storage_under(relation, snapshot)) {
+  if (get_rel_relkind(relation) == RELKIND_RELATION && !same_storage(relation, snapshot)) {
     UnlockRelationOid(relation, AccessShareLock);
     return Footing::kChanged;
   }
@@ -111,7 +114,7 @@ static bool open_leaf(RowSource *source, Leaf *leaf) {
     return false;
   }
   // An index built after the snapshot may lack rows that only the snapshot still sees.
-  if (storage_now(leaf->table->key_index) != storage_under(leaf->table->key_index, source->snapshot)) {
+  if (!same_storage(leaf->table->key_index, source->snapshot)) {
     UnlockRelationOid(leaf->relation, AccessShareLock);
     return false;
   }

@@ -26,5 +26,6 @@ TupleTableSlot *find_row(RowSource *source, const KeyGroup *group, config::Table
 /// keeps ACCESS SHARE when true.
 enum class Footing { kSame, kChanged, kBusy, kGone };
 Footing check_footing(Oid relation, Snapshot snapshot);
+bool same_storage(Oid relation, Snapshot snapshot); // alone, for an index whose table is locked
 
 } // namespace seal_sync::scan

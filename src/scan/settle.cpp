@@ -205,7 +205,9 @@ void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals,
     const TableWork *work = batch->order[i];
     if (work->marked)
       mark_dirty(work->root, "the change log was full");
-    if (!fits(work) && keys_added(work->keys) > 0)
+    if (fits(work) && (work->copy != nullptr || work->activates != nullptr))
+      end_copy_job(NameStr(batch->session->peer), work->root);
+    if (!fits(work) && keys_added(work->keys) > 0 && !work->left_to_copy && work->activates == nullptr)
       hold_all(batch, work, work->keys, reason_of(work->sent));
     if (work->waiting != nullptr) {
       HeldReason reason{"waiting_peer"};
@@ -228,6 +230,8 @@ void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals
   const char *peer = NameStr(session->peer);
   const LeftOut left_out = left_out_of(peer, entry.number, entry.id);
   const HistoryEntry before = last_acknowledged(peer);
+  for (int i = 0; i < left_out.copied_count; i++)
+    end_copy_job(peer, left_out.copied[i]);
 
   // The rows are not read again and tables may have other names by now, so with any refusal each key of
   // the window is tried once more. What was left out says so; why a table does not fit is told anew when

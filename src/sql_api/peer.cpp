@@ -6,6 +6,7 @@
 
 #include "apply/apply_session.hpp"
 #include "scan/batch.hpp"
+#include "sql_api/copies.hpp"
 #include "sql_api/events.hpp"
 #include "sql_api/peer_probe.hpp"
 
@@ -58,8 +59,8 @@ SEAL_SYNC_FUNCTION(seal_sync_peer_create) {
   const char *name = peer.c_str();
   pg::call([name] { scan::start_at(name, scan::newest_position()); });
   // The log may say nothing of rows that were there before: tables registered by now are shipped again.
-  query("UPDATE seal_sync.table_state SET dirty_since = COALESCE(dirty_since, pg_catalog.clock_timestamp()), "
-        "dirty_reason = $1", {arg("peer \"" + peer + "\" was created")});
+  query("INSERT INTO seal_sync.copy (peer, relation) SELECT $1, s.relation FROM seal_sync.table_state s ORDER BY s.added_at, s.relation",
+        {arg(peer)});
   rules_changed();
   record_event("peer_create", "peer " + peer, {}, {{"server", server}});
   PG_RETURN_VOID();

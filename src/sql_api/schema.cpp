@@ -5,6 +5,7 @@
 // in table.cpp: all tables, by number, before our own are written. Tables are judged without a lock first,
 // for one that is left out must not be locked, and those that pass a second time under it.
 
+#include "sql_api/copies.hpp"
 #include "sql_api/events.hpp"
 #include "sql_api/registration.hpp"
 #include "sql_api/table.hpp"
@@ -248,7 +249,7 @@ void add_new_tables(const std::vector<Oid> &relations, bool made) {
     lock_against_writers(relation);
     enter_table(relation, by, cluster_attno);
     rules_changed();
-    copy_existing_rows(relation); // CREATE TABLE AS, or a primary key that came late
+    file_copies({relation}); // CREATE TABLE AS, or a primary key that came late
     record_event("table_add", "table " + display_name(relation), "new table of a schema added with new_tables",
                  {{"cluster_column", by.column}, {"cluster", by.cluster}});
   }
@@ -313,8 +314,7 @@ SEAL_SYNC_FUNCTION(seal_sync_schema_add) {
     if (!added.empty())
       rules_changed(); // once: every session reads all rules anew
     if (existing == "copy")
-      for (const Oid relation : added)
-        copy_existing_rows(relation);
+      file_copies(added);
     std::vector<std::string> names;
     for (const Oid relation : added)
       names.push_back(display_name(relation));

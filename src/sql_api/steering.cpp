@@ -4,6 +4,7 @@
 #include "pg/latch.hpp"
 #include "pg/shared_state.hpp"
 #include "scan/batch.hpp"
+#include "sql_api/durations.hpp"
 #include "sql_api/events.hpp"
 #include "worker/wakeup.hpp"
 
@@ -52,17 +53,6 @@ int64 pending(const std::string &peer) {
     config::refresh();
     return scan::pending_keys(name);
   });
-}
-
-std::string in_seconds(int64 milliseconds) {
-  std::string text = std::to_string(milliseconds / 1000);
-  if (milliseconds % 1000 != 0) {
-    std::string fraction = std::to_string(1000 + milliseconds % 1000).substr(1);
-    while (fraction.back() == '0')
-      fraction.pop_back();
-    text += "." + fraction;
-  }
-  return text + " s";
 }
 
 [[noreturn]] void timed_out(const Wanted &wanted, int64 timeout_ms) {
@@ -157,8 +147,7 @@ SEAL_SYNC_FUNCTION(seal_sync_sync_now) {
   const std::optional<std::string> peer = optional_name(fcinfo, 0);
   if (PG_ARGISNULL(1))
     throw core::Error("22004", "argument \"timeout\" must not be null");
-  const Interval *timeout = PG_GETARG_INTERVAL_P(1);
-  const int64 timeout_ms = timeout->time / 1000 + (timeout->day + int64{30} * timeout->month) * int64{86400000};
+  const int64 timeout_ms = to_milliseconds(PG_GETARG_INTERVAL_P(1));
   if (timeout_ms < 0)
     throw core::Error("22023", "timeout must not be negative");
 

@@ -4,6 +4,7 @@
 // Order of locks: the table first, then our own tables; SHARE ROW EXCLUSIVE keeps writers out from
 // before the triggers exist until the rule is committed, so no change falls between.
 
+#include "sql_api/copies.hpp"
 #include "sql_api/table.hpp"
 
 #include "sql_api/events.hpp"
@@ -225,7 +226,7 @@ SEAL_SYNC_FUNCTION(seal_sync_table_add) {
   enter_table(relation, by, cluster_attno);
   rules_changed();
   if (existing == "copy")
-    copy_existing_rows(relation);
+    file_copies({relation});
   record_event("table_add", "table " + display_name(relation), {},
                {{"cluster_column", by.column}, {"cluster", by.cluster}, {"existing_rows", existing}});
   PG_RETURN_VOID();

@@ -3,6 +3,8 @@
 
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
+#include "scan/base_map.hpp"
+#include "scan/copies.hpp"
 #include "scan/descriptor.hpp"
 #include "scan/keys.hpp"
 #include "worker/bytes.hpp"
@@ -22,6 +24,12 @@ constexpr int kMostRepeats = 50;
 // link the peer's rows would be locked for as long as the transfer takes.
 constexpr std::uint64_t kChunksFirst = 4;
 constexpr double kFastBytesPerMs = 32 * 1024;
+// A batch that has been on its way for seal_sync.stage_after is kept on the peer from then on, in parts of half that time (trap T13).
+int64 stage_after_us() { return int64{guc::stage_after} * 1000; }
+int64 stage_every_us() { return int64{guc::stage_after} * 500; }
+constexpr double kInlineFar = 16e6;
+constexpr double kInlineNear = 4e9;
+constexpr int kMostNamed = 1024; // tables copied within a batch, stages activated by it
 
 /// What an error of the peer means for the batch under way.
 enum class Reaction { kPutWanted, kRepeat, kDescribeAgain, kPutAgain, kHelloAgain, kCareful, kGiveUp };
@@ -53,15 +61,29 @@ struct Times {
 
 class Shipment {
 public:
-  Shipment(RouteLink &link, RouteStatus &status, ToldProblems &told, uint64 rules)
-      : link_(link), status_(status), told_(told), rules_(rules), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
+  Shipment(RouteLink &link, RouteStages &stages, RouteStatus &status, ToldProblems &told, uint64 rules)
+      : link_(link), stages_(stages), status_(status), told_(told), rules_(rules), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
         started_us_(pg::monotonic_us()), sent_before_(link.connection().bytes_sent()) {}
 
   ScanResult run() {
+    stages_.check();
+    const ScanResult result = in_transaction();
+    if (too_much_.empty())
+      return result;
+    pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
+    for (const Oid relation : too_much_)
+      pg::call([&] { (void)scan::stage_copy_job(NameStr(link_.session()->peer), relation); });
+    transaction.commit();
+    return result;
+  }
+
+private:
+  ScanResult in_transaction() {
     pg::Transaction transaction;
     if (link_.claims_changed())
       return {ScanOutcome::kHelloAgain};
-    batch_ = pg::call([this] { return scan::open(link_.session(), link_.held().position); });
+    const scan::Stages stages = stages_.view(inline_copy_bytes(link_));
+    batch_ = pg::call([&] { return scan::open(link_.session(), link_.held().position, stages); });
     // Now that the snapshot is taken: what it sees may have been committed after a pause.
     const ScanResult result = pg::rules_count() == rules_ ? ship() : ScanResult{ScanOutcome::kRulesChanged};
     // Otherwise the transaction is rolled back, and the batch with it.
@@ -74,7 +96,6 @@ public:
     return result;
   }
 
-private:
   ScanResult ship() {
     ScanResult result;
     result.started_us = started_us_;
@@ -89,7 +110,12 @@ private:
       if (slot.oldest_pending_at == 0)
         slot.oldest_pending_at = result.taken_at;
     });
-    describe_tables();
+    describe_tables(link_, batch_, status_, told_, deadline());
+    pg::call([this] { scan::note_waiting_copies(batch_); });
+    if (Stage *backlog = stages_.backlog(); backlog != nullptr && !pg::call([this] { return scan::stage_fits(batch_); })) {
+      stages_.drop(backlog->id, deadline()); // the rest of it is left in the change log as ever
+      return {ScanOutcome::kStale};
+    }
     if (!pg::call([this] { return scan::worth_shipping(batch_); }))
       return result;
 
@@ -101,8 +127,10 @@ private:
 
     ScanOutcome instead = ScanOutcome::kStale;
     std::optional<remote::Bytes> answer;
+    staged_us_ = pg::monotonic_us() + stage_after_us() - stage_every_us();
+    expected_ = result.collected;
     try {
-      if (put_chunks())
+      if (put_chunks(&instead))
         answer = streaming_ ? apply_streamed() : apply(&instead);
     } catch (const core::Error &error) {
       if (!streaming_)
@@ -110,10 +138,14 @@ private:
       instead = after_stream(error);
     }
     if (!answer) {
-      drop_chunks();
-      return {instead};
+      if (instead != ScanOutcome::kStaged)
+        drop_chunks();
+      result.outcome = instead;
+      return result;
     }
     acknowledge(*answer);
+    for (const wire::Id &id : named())
+      stages_.done(id);
     if (streaming_)
       link_.note_stream_done();
     result.outcome = ScanOutcome::kShipped;
@@ -131,42 +163,13 @@ private:
     return pg::Deadline::earlier(age_, pg::Deadline::in_ms(guc::reply_timeout + more_ms));
   }
 
-  void describe_tables() {
-    for (;;) {
-      const int table = pg::call([this] { return scan::undescribed(batch_); });
-      if (table < 0)
-        return;
-      ByteBuffer description;
-      core::Buffer *out = &*description;
-      pg::call([&] { scan::write_describe(batch_, table, out); });
-      const remote::Bytes answer = link_.connection().call("wire_describe", out->span(), deadline());
-      core::Reader reader(answer);
-      const scan::TableFit fit = pg::call([&] { return scan::read_describe(batch_, table, &reader); });
-      if (fit != scan::TableFit::kFits)
-        tell(table);
-    }
-  }
-
-  /// Once per process: a table that does not fit is asked for again with each connection.
-  void tell(int table) {
-    const char *hint = nullptr;
-    const char *message = pg::call([&] { return scan::table_problem(batch_, table, &hint); });
-    if (message == nullptr || !told_.insert(message).second)
-      return;
-    const int64 keys = pg::call([&] { return scan::table_keys(batch_, table); });
-    pg::call([&] {
-      ereport(LOG, errmsg("seal_sync route \"%s\": %s", NameStr(status_.slot()->peer), message),
-              errdetail(INT64_FORMAT " changes wait; all other tables go on.", keys),
-              hint != nullptr && hint[0] != '\0' ? errhint("%s", hint) : 0);
-    });
-  }
-
   /// Once, early in a large batch: over a fast link the rest is applied while it is sent.
   void try_to_stream() {
     const int64 waiting = pg::monotonic_us();
     link_.connection().finish_puts(deadline());
     times_.send += ms_since(waiting);
-    if (static_cast<double>(bytes_) < kFastBytesPerMs * times_.send || !link_.may_stream())
+    if (static_cast<double>(bytes_) < kFastBytesPerMs * times_.send || too_long_to_stream() || !named().empty() ||
+        !link_.may_stream())
       return;
     link_.note_stream_begins();
     ByteBuffer request;
@@ -174,6 +177,77 @@ private:
     streaming_ = true;
     link_.connection().begin(request->span(), deadline());
   }
+
+  /// The rows on the peer are locked all the while, and a break begins it anew.
+  [[nodiscard]] bool too_long_to_stream() const {
+    const double row = static_cast<double>(bytes_) / static_cast<double>(std::max<int64>(rows(), 1));
+    const double to_come = row * static_cast<double>(expected_) + pg::call([this] { return scan::inline_bytes(batch_); });
+    return to_come / kFastBytesPerMs > static_cast<double>(guc::max_snapshot_age) / 4;
+  }
+
+  // ---- staging ----------------------------------------------------------------------------------
+
+  /// Stages that go with this batch, in the order in which they are to be applied.
+  std::vector<wire::Id> named() {
+    std::vector<wire::Id> ids(kMostNamed);
+    ids.resize(static_cast<size_t>(pg::call([&] { return scan::activated(batch_, ids.data(), kMostNamed); })));
+    if (const Stage *backlog = stages_.backlog())
+      ids.push_back(backlog->id);
+    return ids;
+  }
+
+  [[nodiscard]] bool time_to_stage() const {
+    return !streaming_ && stages_.possible() && pg::monotonic_us() - staged_us_ > stage_every_us();
+  }
+
+  /// What was put so far is kept on the peer, and how far that is. False: it cannot be.
+  bool stage() {
+    Oid inline_tables[kMostNamed];
+    const int count = pg::call([&] { return scan::inline_copies(batch_, inline_tables, kMostNamed); });
+    if (count > 0) {
+      too_much_.assign(inline_tables, inline_tables + count);
+      return false;
+    }
+    link_.connection().finish_puts(deadline());
+    Stage *backlog = stages_.backlog();
+    if (backlog == nullptr) // a first pass may not meet rows of a copy: then there is none
+      backlog = &stages_.begin(core::StageKind::kBacklog, InvalidOid,
+                               pg::call([this] { return scan::has_copies(batch_); }) ? 2 : 1);
+    pg::call([&] {
+      const scan::Reached to = scan::reached(batch_);
+      scan::note_tables(batch_, backlog->map);
+      if (OidIsValid(to.scope))
+        scan::advance(backlog->map, to.scope, to.key, scan::position(batch_));
+    });
+    commit_stage(*backlog);
+    return true;
+  }
+
+  void commit_stage(Stage &backlog) {
+    stages_.commit(backlog, chunks_, static_cast<std::uint64_t>(rows() - staged_rows_), deadline());
+    chunks_ = 0;
+    staged_rows_ = rows();
+    staged_us_ = pg::monotonic_us();
+    status_.update([](pg::RouteSlot &slot) { slot.last_contact_at = GetCurrentTimestamp(); });
+  }
+
+  /// All keys that the pass still owed are put. It was begun under an older snapshot, so there is more since then.
+  void end_pass() {
+    put(last_);
+    link_.connection().finish_puts(deadline());
+    Stage &backlog = *stages_.backlog();
+    pg::call([&] {
+      scan::note_tables(batch_, backlog.map);
+      scan::finish_pass(backlog.map, scan::position(batch_));
+    });
+    commit_stage(backlog);
+  }
+
+  [[nodiscard]] bool snapshot_is_old() const {
+    return (pg::monotonic_us() - started_us_) / 1000 > guc::max_snapshot_age / 2;
+  }
+
+  // ---- putting and applying ---------------------------------------------------------------------
 
   remote::Bytes apply_streamed() {
     ByteBuffer request;
@@ -195,8 +269,8 @@ private:
     return reaction == Reaction::kHelloAgain ? ScanOutcome::kHelloAgain : ScanOutcome::kStale;
   }
 
-  /// All but the last chunk, which stays in last_ when it is small. False: the batch is stale.
-  bool put_chunks() {
+  /// All but the last chunk, which stays in last_ when it is small. False: the batch is stale, or for now a stage.
+  bool put_chunks(ScanOutcome *instead) {
     pg::call([this] { scan::init_buffer(&last_, CurrentMemoryContext); });
     for (bool more = true; more;) {
       last_.size = 0;
@@ -207,8 +281,21 @@ private:
         return false;
       if (more || last_.size > kInlineBytes)
         put(last_);
-      if (more && chunks_ == kChunksFirst && link_.facts().streams)
+      if (more && chunks_ == kChunksFirst && staged_rows_ == 0 && link_.facts().streams)
         try_to_stream();
+      if (more && time_to_stage()) {
+        if (!stage())
+          return false;
+        if (snapshot_is_old()) {
+          *instead = ScanOutcome::kStaged;
+          return false;
+        }
+      }
+    }
+    if (pg::call([this] { return scan::mid_pass(batch_); })) {
+      end_pass();
+      *instead = ScanOutcome::kStaged;
+      return false;
     }
     const int64 sending = pg::monotonic_us();
     link_.connection().finish_puts(deadline(streaming_ ? rows() : 0));
@@ -244,7 +331,7 @@ private:
       std::optional<core::Error> problem;
       const int64 began = pg::monotonic_us();
       try {
-        remote::Bytes answer = link_.connection().apply(request->span(), deadline(rows()));
+        remote::Bytes answer = link_.connection().apply(request->span(), apply_deadline());
         answered_ms_ = ms_since(began);
         return answer;
       } catch (const core::Error &error) {
@@ -261,8 +348,10 @@ private:
         break;
       case Reaction::kDescribeAgain:
         pg::call([this] { scan::forget_tables(link_.session()); });
+        drop_named();
         return std::nullopt;
       case Reaction::kPutAgain:
+        drop_named();
         return std::nullopt;
       case Reaction::kHelloAgain:
         *instead = ScanOutcome::kHelloAgain;
@@ -276,6 +365,25 @@ private:
         throw core::Error(*problem);
       }
     }
+  }
+
+  /// What is staged is not as the peer wants it any more: it is read again.
+  void drop_named() {
+    for (const wire::Id &id : named())
+      stages_.drop(id, pg::Deadline::in_ms(guc::reply_timeout));
+  }
+
+  /// With stages the snapshot's age is no limit: they have taken long to arrive, and would have to be applied again.
+  [[nodiscard]] pg::Deadline apply_deadline() {
+    int64 staged = 0;
+    for (const wire::Id &id : named())
+      staged += static_cast<int64>(rows_of(id));
+    return staged == 0 ? deadline(rows()) : pg::Deadline::in_ms(guc::reply_timeout + rows() + staged);
+  }
+
+  [[nodiscard]] std::uint64_t rows_of(const wire::Id &id) {
+    const Stage *stage = stages_.copy(id) != nullptr ? stages_.copy(id) : stages_.backlog();
+    return stage->rows;
   }
 
   [[nodiscard]] int64 rows() const {
@@ -292,16 +400,24 @@ private:
     apply.previous_id = link_.held().id;
     apply.generation = link_.generation();
     apply.complete_until = pg::call([this] { return scan::taken_at(batch_); });
-    apply.flags = careful ? wire::kApplyCareful : 0;
+    const std::vector<wire::Id> stages = streaming_ ? std::vector<wire::Id>{} : named();
+    apply.flags = static_cast<std::uint8_t>((careful ? wire::kApplyCareful : 0) | (stages.empty() ? 0 : wire::kApplyStages));
     apply.chunks = chunks_;
     apply.rows = row_count;
     apply.clusters = pg::call([&] { return scan::write_clusters(batch_, cluster_records); });
     wire::write(*request, apply);
     request->bytes(cluster_records->data, cluster_records->size);
+    if (stages.empty())
+      return;
+    request->varint(stages.size());
+    for (const wire::Id &id : stages) {
+      const Stage *stage = stages_.copy(id) != nullptr ? stages_.copy(id) : stages_.backlog();
+      wire::write(*request, wire::StageUse{id, stage->chunks, stage->rows});
+    }
   }
 
   void write_request(ByteBuffer &request, bool careful) {
-    write_header(request, careful, static_cast<uint64>(rows()));
+    write_header(request, careful, static_cast<uint64>(rows() - staged_rows_));
     const core::ByteSpan last = link_.packed(last_.span());
     request->bytes(last.data(), last.size());
   }
@@ -387,6 +503,7 @@ private:
   }
 
   RouteLink &link_;
+  RouteStages &stages_;
   RouteStatus &status_;
   ToldProblems &told_;
   const uint64 rules_;
@@ -398,6 +515,10 @@ private:
   wire::Id id_;
   core::Buffer last_; // in the transaction's memory
   bool streaming_ = false;
+  int64 expected_ = 0;     // keys, repeated ones included
+  int64 staged_us_ = 0;    // when something was staged last
+  int64 staged_rows_ = 0;  // of this round
+  std::vector<Oid> too_much_; // tables that are not to be copied within one batch
   uint64 chunks_ = 0;
   std::size_t bytes_ = 0;
   wire::ApplyReply reply_;
@@ -409,8 +530,47 @@ private:
 
 } // namespace
 
-ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told, uint64 rules) {
-  return Shipment(link, status, told, rules).run();
+/// Once per process: a table that does not fit is asked for again with each connection.
+static void tell(scan::Batch *batch, int table, RouteStatus &status, ToldProblems &told) {
+  const char *hint = nullptr;
+  const char *message = pg::call([&] { return scan::table_problem(batch, table, &hint); });
+  if (message == nullptr || !told.insert(message).second)
+    return;
+  const int64 keys = pg::call([&] { return scan::table_keys(batch, table); });
+  pg::call([&] {
+    ereport(LOG, errmsg("seal_sync route \"%s\": %s", NameStr(status.slot()->peer), message),
+            errdetail(INT64_FORMAT " changes wait; all other tables go on.", keys),
+            hint != nullptr && hint[0] != '\0' ? errhint("%s", hint) : 0);
+  });
+}
+
+void describe_tables(RouteLink &link, scan::Batch *batch, RouteStatus &status, ToldProblems &told,
+                     const pg::Deadline &deadline) {
+  for (;;) {
+    const int table = pg::call([batch] { return scan::undescribed(batch); });
+    if (table < 0)
+      return;
+    ByteBuffer description;
+    core::Buffer *out = &*description;
+    pg::call([&] { scan::write_describe(batch, table, out); });
+    const remote::Bytes answer = link.connection().call("wire_describe", out->span(), deadline);
+    core::Reader reader(answer);
+    const scan::TableFit fit = pg::call([&] { return scan::read_describe(batch, table, &reader); });
+    if (fit != scan::TableFit::kFits)
+      tell(batch, table, status, told);
+  }
+}
+
+double inline_copy_bytes(RouteLink &link) {
+  if (!link.facts().stages)
+    return scan::kNoLimit;
+  if (guc::debug_stage_copies)
+    return 0;
+  return link.connection().local() ? kInlineNear : kInlineFar;
+}
+
+ScanResult scan_and_ship(RouteLink &link, RouteStages &stages, RouteStatus &status, ToldProblems &told, uint64 rules) {
+  return Shipment(link, stages, status, told, rules).run();
 }
 
 LeftOutTables left_out(const scan::Session *session) {

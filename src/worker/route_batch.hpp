@@ -5,6 +5,7 @@
 // transaction is rolled back, nothing is lost: the log still has the keys) and pg::Error for local errors.
 
 #include "worker/route_link.hpp"
+#include "worker/route_stages.hpp"
 #include "worker/route_status.hpp"
 
 #include <set>
@@ -14,6 +15,7 @@ namespace seal_sync::worker {
 enum class ScanOutcome {
   kNothing,    // the window is empty
   kShipped,    // acknowledged
+  kStaged,     // a part of it is on the peer, the rest needs a newer snapshot
   kStale,      // DDL was in the way, here or on the peer: take a newer snapshot soon
   kRulesChanged, // since `rules` was read: pause and the like come before what is committed later
   kHelloAgain, // which clusters go has changed, here or on the peer
@@ -31,7 +33,13 @@ struct ScanResult {
 using ToldProblems = std::set<std::string>;
 
 /// `rules`: pg::rules_count() as it was before the route's rules were read.
-ScanResult scan_and_ship(RouteLink &link, RouteStatus &status, ToldProblems &told, uint64 rules);
+ScanResult scan_and_ship(RouteLink &link, RouteStages &stages, RouteStatus &status, ToldProblems &told, uint64 rules);
+
+/// How large tables may be, in all, that are copied within one batch: what a fast link takes in some ten seconds.
+double inline_copy_bytes(RouteLink &link);
+
+/// Asks the peer whether it takes the tables of a batch that were not described on this connection yet.
+void describe_tables(RouteLink &link, scan::Batch *batch, RouteStatus &status, ToldProblems &told, const pg::Deadline &deadline);
 
 /// Tables that the peer does not take, as last described on this connection.
 struct LeftOutTables {

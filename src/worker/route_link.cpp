@@ -138,6 +138,7 @@ void RouteLink::agree() {
   store_identity(told);
   make_session(told);
   find_position(told);
+  hellos_++;
 }
 
 RouteLink::Told RouteLink::say_hello() {
@@ -211,6 +212,7 @@ RouteLink::Told RouteLink::say_hello() {
   if (!reader.ok())
     throw core::Error("08P01", "peer \"" + peer_ + "\" sent an answer to hello that cannot be read");
   facts_.streams = (features & wire::kFeatureStream) != 0;
+  facts_.stages = (features & wire::kFeatureStage) != 0;
   agree_on_compression(features);
   facts_.version = reply.version;
   facts_.protocol = reply.protocol;

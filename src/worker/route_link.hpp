@@ -55,6 +55,7 @@ public:
   [[nodiscard]] remote::Connection &connection() noexcept { return *connection_; }
   [[nodiscard]] scan::Session *session() noexcept { return session_; }
   [[nodiscard]] std::uint64_t generation() const noexcept { return generation_; }
+  [[nodiscard]] std::uint64_t hellos() const noexcept { return hellos_; } // so far, on any connection
 
   /// Whether what we would claim now differs from what we claimed. Inside a transaction.
   [[nodiscard]] bool claims_changed() const;
@@ -89,6 +90,7 @@ public:
     std::uint64_t config = 0; // of the peer's rules when it answered
     std::string tls;
     bool streams = false; // knows wire_begin
+    bool stages = false;  // knows wire_stage
     const char *compression = ""; // zstd, off, or unavailable: wanted, and the peer is too old for it
   };
   [[nodiscard]] const PeerFacts &facts() const noexcept { return facts_; }
@@ -115,6 +117,7 @@ private:
   scan::HistoryEntry held_;
   std::uint64_t last_number_ = 0;
   std::uint64_t generation_ = 0;
+  std::uint64_t hellos_ = 0;
   std::vector<Claim> claims_;
   std::string not_taken_;
   bool packs_ = false;

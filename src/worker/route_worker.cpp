@@ -15,6 +15,7 @@
 #include "worker/own_tables.hpp"
 #include "worker/roster.hpp"
 #include "worker/route_batch.hpp"
+#include "worker/route_copy.hpp"
 
 #include <algorithm>
 
@@ -46,7 +47,7 @@ core::Error explained(const core::Error &error, int64 batch_started_us) {
 class RouteWorker {
 public:
   RouteWorker(const RouteKey &key, pg::RouteSlot *slot)
-      : database_(key.database), peer_(NameStr(key.peer)), link_(peer_), status_(slot) {}
+      : database_(key.database), peer_(NameStr(key.peer)), link_(peer_), stages_(link_), status_(slot) {}
 
   /// Returns when the peer is gone.
   void run() {
@@ -157,6 +158,7 @@ private:
   }
 
   void disconnect() {
+    stages_.forget();
     link_.close();
     status_.update([](pg::RouteSlot &slot) { slot.connected_since = 0; });
   }
@@ -168,7 +170,7 @@ private:
       const pg::RouteSlot before = status_.read();
       committed_ = pg::committed_count();
       scan_us_ = pg::monotonic_us();
-      const ScanResult result = scan_and_ship(link_, status_, told_, rules_seen_);
+      const ScanResult result = scan_and_ship(link_, stages_, status_, told_, rules_seen_);
       scan_us_ = 0;
       last_scan_us_ = pg::monotonic_us();
       switch (result.outcome) {
@@ -183,6 +185,10 @@ private:
           throw core::Error("55000", "peer \"" + peer_ + "\" does not keep to what was agreed");
         agree();
         return;
+      case ScanOutcome::kStaged:
+        stale_ = hellos_ = 0;
+        status_.enter(pg::RouteState::kCatchup);
+        return;
       case ScanOutcome::kNothing:
       case ScanOutcome::kShipped:
         break;
@@ -193,8 +199,19 @@ private:
         heartbeat(result);
       if (!link_.not_taken().empty() && hello_us_ + kAskAgainUs < pg::monotonic_us())
         agree();
-      sleep(result);
+      if (!copy_some())
+        sleep(result);
     });
+  }
+
+  /// A part of a table that is being copied. True: another batch, and another part, at once.
+  bool copy_some() {
+    if (copy_next_us_ > pg::monotonic_us())
+      return false;
+    const CopyPart part = copy_part(link_, stages_, status_, told_);
+    if (part.bytes > 0 && guc::copy_max_rate > 0) // kilobytes a second
+      copy_next_us_ = pg::monotonic_us() + part.bytes * 1000000 / (static_cast<int64>(guc::copy_max_rate) * 1024);
+    return part.more && copy_next_us_ <= pg::monotonic_us();
   }
 
   /// The window was empty or has been acknowledged: all is well.
@@ -270,8 +287,11 @@ private:
     const bool more = now.sync_requested != now.sync_done ||
                       pg::rules_count() != rules_seen_ ||
                       (guc::wake_on_commit && pg::committed_count() != committed_);
-    if (!more && since_ms < period_ms)
-      wait(period_ms - since_ms);
+    int64 until_ms = period_ms - since_ms;
+    if (copy_next_us_ > began)
+      until_ms = std::min(until_ms, (copy_next_us_ - began) / 1000 + 1);
+    if (!more && until_ms > 0)
+      wait(until_ms);
     pg::leave_idle(slot);
     status_.update([&](pg::RouteSlot &s) {
       s.idle_ms += s.last_idle_ms = static_cast<double>(pg::monotonic_us() - began) / 1000;
@@ -368,6 +388,7 @@ private:
   const Oid database_;
   const std::string peer_;
   RouteLink link_;
+  RouteStages stages_;
   RouteStatus status_;
   ToldProblems told_;
 
@@ -382,6 +403,7 @@ private:
   uint64 sync_tried_ = 0; // a request that has already cut a pause short
   bool rested_ = false;
 
+  int64 copy_next_us_ = 0;  // seal_sync.copy_max_rate
   bool first_scan_ = false; // on this connection
   uint64 committed_ = 0;    // commits counted before the last scan
   int64 scan_us_ = 0;       // begin of the scan under way
