@@ -5,9 +5,15 @@ CREATE TABLE seal_sync.local_node (
     only_row boolean NOT NULL DEFAULT true PRIMARY KEY CHECK (only_row),
     node name NOT NULL,
     token uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    -- Where it runs (src/pg/place.hpp), and on which timeline: elsewhere this is a copy.
+    place text,
+    place_timeline bigint,
+    -- Between node_detach and node_attach.
+    detached_since timestamptz,
+    detach_reason text,
     -- Never leaves the node: seals what a peer keeps for it (src/scan/note_seal.hpp).
-    secret bytea NOT NULL DEFAULT pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid()),
-    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    secret bytea NOT NULL DEFAULT pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) OPERATOR(pg_catalog.||) pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
 );
 
 CREATE TABLE seal_sync.peer (

@@ -151,7 +151,7 @@ COMMENT ON VIEW seal_sync.events IS 'who did what, when and why';
 
 CREATE VIEW seal_sync.clusters AS
 WITH node AS MATERIALIZED (
-    SELECT n.node FROM seal_sync.local_node n
+    SELECT n.node, n.detached_since, n.detach_reason FROM seal_sync.local_node n
 ), held AS MATERIALIZED ( -- a key whose cluster is not noted counts for each that it may belong to
     SELECT c.cluster, pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
         pg_catalog.count(DISTINCT h.relation) FILTER (WHERE h.state = 'parked') AS parked,
@@ -169,7 +169,7 @@ WITH node AS MATERIALIZED (
         CASE WHEN s.primary_node = n.node THEN 'primary'
              WHEN c.standby_nodes IS NULL OR n.node = ANY (c.standby_nodes) THEN 'standby'
              ELSE 'none' END AS role,
-        h.quarantined, h.parked, h.since AS suspended_since, h.tables AS suspended_tables,
+        n.detached_since, n.detach_reason, h.quarantined, h.parked, h.since AS suspended_since, h.tables AS suspended_tables,
         o.batch_sent, o.batch_acknowledged, o.complete_until AS complete_there,
         greatest(i.complete_until, a.complete_until) AS complete_here,
         coalesce(nullif(i.last_batch, 0), a.batch) AS batch_applied
@@ -188,10 +188,12 @@ WITH node AS MATERIALIZED (
     LEFT JOIN seal_sync.applied_progress a ON a.origin = s.primary_node
 )
 SELECT d.cluster, d.role,
-    CASE WHEN d.suspended_tables IS NOT NULL THEN 'PREFIX_SUSPENDED'
+    CASE WHEN d.detached_since IS NOT NULL THEN 'DETACHED'
+         WHEN d.suspended_tables IS NOT NULL THEN 'PREFIX_SUSPENDED'
          WHEN d.role = 'primary' THEN 'PRIMARY' WHEN d.role = 'standby' THEN 'STANDBY' ELSE 'NONE' END AS state,
-    CASE WHEN d.suspended_tables IS NOT NULL THEN d.suspended_since ELSE d.since END AS state_since,
-    coalesce(d.role = 'primary', false) AS accepts_writes,
+    CASE WHEN d.detached_since IS NOT NULL THEN d.detached_since
+         WHEN d.suspended_tables IS NOT NULL THEN d.suspended_since ELSE d.since END AS state_since,
+    coalesce(d.role = 'primary' AND d.detached_since IS NULL, false) AS accepts_writes,
     d.primary_node, d.home_node, d.standby_nodes, d.epoch,
     CASE d.role WHEN 'standby' THEN d.complete_here WHEN 'primary' THEN d.complete_there END AS complete_until,
     CASE WHEN d.role = 'standby' THEN pg_catalog.clock_timestamp() - d.complete_here END AS staleness,
@@ -201,9 +203,11 @@ SELECT d.cluster, d.role,
     NULL::bigint AS lost_tail_open, NULL::timestamptz AS last_reconciled_at, NULL::text AS last_reconcile_status,
     NULL::timestamptz AS next_reconcile_at, NULL::timestamptz AS lease_until,
     d.match_values,
-    CASE WHEN d.suspended_tables IS NOT NULL
+    CASE WHEN d.detached_since IS NOT NULL THEN pg_catalog.format('the node is detached: %s', d.detach_reason)
+         WHEN d.suspended_tables IS NOT NULL
         THEN pg_catalog.format('quarantined keys: %s, parked tables: %s (%s)', d.quarantined, d.parked, d.suspended_tables) END AS message,
-    CASE WHEN d.suspended_tables IS NOT NULL THEN 'See seal_sync.quarantine and seal_sync.stat_table.' END AS hint
+    CASE WHEN d.detached_since IS NOT NULL THEN 'SELECT seal_sync.node_attach() brings it back.'
+         WHEN d.suspended_tables IS NOT NULL THEN 'See seal_sync.quarantine and seal_sync.stat_table.' END AS hint
 FROM described d;
 COMMENT ON VIEW seal_sync.clusters IS 'each cluster: who is primary, whether it accepts writes here, how old a standby is';
 
@@ -299,7 +303,9 @@ CREATE VIEW seal_sync.health AS
 WITH server AS MATERIALIZED (
     SELECT v.* FROM seal_sync.get_server() v
 ), node AS MATERIALIZED (
-    SELECT n.node, n.created_at FROM seal_sync.local_node n
+    SELECT n.node, n.created_at, n.detached_since, n.detach_reason, seal_sync.is_copy() AS copied, seal_sync.version() AS library,
+        (SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'seal_sync') AS extension
+    FROM seal_sync.local_node n
 ), routes AS MATERIALIZED (
     SELECT s.* FROM seal_sync.status s WHERE s.direction = 'out'
 ), logins AS MATERIALIZED (
@@ -325,6 +331,21 @@ WITH server AS MATERIALIZED (
     SELECT 'warning', 'no_identity', 'node', NULL::timestamptz, 'this database is not a node yet: nothing is captured or applied',
         'SELECT seal_sync.node_create(''…'') gives it a name.'
     WHERE NOT EXISTS (SELECT FROM node)
+    UNION ALL
+    SELECT 'warning', 'detached', 'node', n.detached_since,
+        pg_catalog.format('node "%s" is detached: %s. Nothing is shipped or applied, writes to registered tables are refused', n.node, n.detach_reason),
+        'SELECT seal_sync.node_attach() brings it back.'
+    FROM node n WHERE n.detached_since IS NOT NULL
+    UNION ALL
+    SELECT 'critical', 'copy', 'node', NULL,
+        pg_catalog.format('this is a copy of node "%s", and nobody has decided what it is to be: nothing is shipped or applied', n.node),
+        'SELECT seal_sync.node_adopt(''same'') where it takes the node''s place, node_adopt(''new'', node => ''…'') where it becomes another one.'
+    FROM node n WHERE n.copied AND n.detached_since IS NULL
+    UNION ALL
+    SELECT 'warning', 'library_version', 'server', NULL,
+        pg_catalog.format('the library is of version %s, the extension of %s', n.library, n.extension),
+        'Where the library is the newer one: ALTER EXTENSION seal_sync UPDATE. Else install the newer library and restart the server.'
+    FROM node n WHERE n.library <> n.extension
     UNION ALL
     SELECT 'critical', 'not_preloaded', 'server', NULL, 'the library is not in shared_preload_libraries: changes are recorded, nothing is shipped',
         'Add seal_sync to shared_preload_libraries and restart the server.'
@@ -390,6 +411,7 @@ WITH server AS MATERIALIZED (
         CASE WHEN r.state = 'retrying' THEN r.last_error_hint
              ELSE 'SELECT * FROM seal_sync.peer_check(' || pg_catalog.quote_literal(r.peer) || ') shows every step.' END
     FROM routes r, server v WHERE r.state IN ('retrying', 'waiting_peer', 'stopped') AND v.preloaded AND v.enabled AND v.worker_pid IS NOT NULL
+      AND NOT EXISTS (SELECT FROM node n WHERE n.detached_since IS NOT NULL OR n.copied) -- said above
       AND NOT (r.state = 'waiting_peer' AND r.connected_since IS NOT NULL
           AND (EXISTS (SELECT FROM held h WHERE h.peer = r.peer AND h.state = 'waiting_peer') -- said below, by table and cluster
               OR EXISTS (SELECT FROM copies y WHERE y.peer = r.peer AND y.state = 'waiting_peer')))

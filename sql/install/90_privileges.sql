@@ -13,6 +13,7 @@ GRANT USAGE ON FOREIGN DATA WRAPPER seal_sync TO seal_sync_admin;
 GRANT EXECUTE ON FUNCTION
     seal_sync.node_create(name),
     seal_sync.node_drop(),
+    seal_sync.node_adopt(text, name),
     seal_sync.peer_create(name, name, boolean),
     seal_sync.peer_alter(name, name),
     seal_sync.peer_drop(name),
@@ -38,6 +39,8 @@ GRANT EXECUTE ON FUNCTION
     TO seal_sync_admin, seal_sync_monitor, seal_sync_application;
 
 GRANT EXECUTE ON FUNCTION
+    seal_sync.node_detach(text, interval),
+    seal_sync.node_attach(),
     seal_sync.pause(name, text, interval),
     seal_sync.resume(name),
     seal_sync.sync_now(name, interval),
@@ -53,6 +56,7 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.get_origins(),
     seal_sync.get_table_counters(),
     seal_sync.get_server(),
+    seal_sync.is_copy(),
     seal_sync.pending_counts()
     TO seal_sync_monitor;
 GRANT SELECT ON seal_sync.status, seal_sync.clusters, seal_sync.stat_table, seal_sync.stat_route, seal_sync.health,

@@ -1,9 +1,12 @@
 // See apply_session.hpp.
 #include "apply/apply_session.hpp"
 
+#include "apply/connected.hpp"
 #include "apply/origin.hpp"
 #include "apply/relation_map.hpp"
 #include "apply/reply.hpp"
+#include "config/condition.hpp"
+#include "config/config.hpp"
 
 extern "C" {
 #include "storage/lock.h"
@@ -167,6 +170,8 @@ bool take_origin_lock(const NameData &origin) {
   }
 }
 
+bool is_connected(const NameData &origin) { return holder_of(origin_lock_tag(origin)) != 0; }
+
 void keep_peer(const NameData &origin) {
   const LOCKTAG tag = lock_tag(NameStr(origin), kPeerLockClass);
   (void)LockAcquire(&tag, ShareLock, false, false);
@@ -223,6 +228,11 @@ namespace {
 
 OriginRow newest_generation(Session *s, uint64 generation) {
   keep_peer(s->origin);
+  // A detach waits for whoever holds this lock, and the lock's owner looks only now.
+  config::refresh();
+  if (config::detached() != nullptr)
+    ereport(ERROR, errcode(ERRCODE_CANNOT_CONNECT_NOW), errmsg("node \"%s\" is detached", config::local_node()),
+            errdetail("%s", config::detached()));
   const OriginRow row = read_origin(s->origin);
   if (!row.found) { // peer_drop: configuration, nothing that contradicts
     const char *const state = core::wire::kNotPeer;

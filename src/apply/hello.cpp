@@ -11,6 +11,7 @@
 #include "apply/reply.hpp"
 #include "apply/stream.hpp"
 #include "apply/settings.hpp"
+#include "config/condition.hpp"
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
 
@@ -79,12 +80,22 @@ Problem check_speaker(const ReceivedHello &hello) {
   if (here == nullptr)
     return refused(core::wire::kNotPeer, "this database has no node identity",
                    "", "Call seal_sync.node_create there first. The connection is tried again by itself.");
-  if (hello.request.protocol_min > core::wire::kProtocol || hello.request.protocol < core::wire::kProtocolMin)
+  const bool speaker_newer = hello.request.protocol_min > core::wire::kProtocol;
+  if (speaker_newer || hello.request.protocol < core::wire::kProtocolMin)
     return refused("08P01",
                    psprintf("node \"%s\" speaks protocol %u to %u, node \"%s\" speaks %u to %u",
                             NameStr(hello.node), hello.request.protocol_min, hello.request.protocol, here,
                             core::wire::kProtocolMin, core::wire::kProtocol),
-                   "", "Install a newer version of the extension on the older node.");
+                   "Nothing is shipped until both speak a common version; changes are kept in the change log.",
+                   psprintf("Install a newer version of the extension on node \"%s\". The connection is tried again by"
+                            " itself.",
+                            speaker_newer ? here : NameStr(hello.node)));
+  if (config::detached() != nullptr)
+    return refused(core::wire::kNotPeer, psprintf("node \"%s\" is detached", here), config::detached(),
+                   "The connection is tried again by itself, and goes on after seal_sync.node_attach() there.");
+  if (config::copied())
+    return refused(core::wire::kNotPeer, psprintf("the connection leads to a copy of node \"%s\"", here), "",
+                   "Where the copy is to take its place, call seal_sync.node_adopt there; see seal_sync.health there.");
   if (strcmp(NameStr(hello.expected), here) != 0)
     return refused("SS103", psprintf("the connection leads to node \"%s\", not to node \"%s\"", here,
                                      NameStr(hello.expected)),

@@ -1,6 +1,7 @@
 // See guard.hpp.
 #include "capture/guard.hpp"
 
+#include "config/condition.hpp"
 #include "config/event_log.hpp"
 #include "pg/guc.hpp"
 #include "pg/shared_state.hpp"
@@ -31,6 +32,19 @@ void report_foreign(int level, const config::Table *table, const config::Cluster
           errdetail("Node \"%s\" is a standby of cluster \"%s\" in epoch " INT64_FORMAT ".",
                     config::local_node(), NameStr(cluster->name), cluster->epoch),
           errhint("Connect to node \"%s\".", NameStr(cluster->primary_node)));
+}
+
+/// This node is its primary, but has been detached: what changed here now could be lost with the data directory.
+[[noreturn]] void refuse_detached(const config::Table *table, const char *verb) {
+  ereport(ERROR, errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+          errmsg("cannot %s table \"%s\": node \"%s\" is detached", verb, qualified_name(table->root), config::local_node()),
+          errdetail("%s", config::detached()),
+          errhint("When the upgrade is done, an operator calls seal_sync.node_attach()."));
+  pg_unreachable();
+}
+
+bool ours_but_detached(const config::Cluster *cluster) {
+  return config::detached() != nullptr && strcmp(NameStr(cluster->primary_node), config::local_node()) == 0;
 }
 
 // What the guard let pass, per table, cluster and subtransaction level: told once, before commit. A level that is
@@ -109,6 +123,8 @@ const config::Cluster *guarded_cluster(config::Table *table, const config::Clust
     count_overridden(table->root, "");
     return nullptr;
   }
+  if (ours_but_detached(cluster))
+    refuse_detached(table, verb);
   check_foreign(table, cluster, verb);
   return nullptr;
 }
@@ -156,6 +172,11 @@ void end_overridden_level(int nest, bool committed) {
 }
 
 void guard_truncate(config::Table *table) {
+  if (table->constant_cluster != nullptr && ours_but_detached(table->constant_cluster))
+    refuse_detached(table, "truncate");
+  for (int i = 0; table->constant_cluster == nullptr && i < config::cluster_count(); i++)
+    if (ours_but_detached(config::cluster_at(i)))
+      refuse_detached(table, "truncate");
   if (table->constant_cluster != nullptr) {
     if (!table->constant_cluster->primary_here)
       check_foreign(table, table->constant_cluster, "truncate");

@@ -98,6 +98,7 @@ template <typename Fn> void for_each_row(const char *name, Fn fn) {
   HeapTuple tuple;
   Datum values[16];
   bool nulls[16];
+  memset(nulls, true, sizeof nulls); // columns that an older installation of the extension does not have
   while (HeapTupleIsValid(tuple = systable_getnext(scan))) {
     heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
     fn(values, nulls);
@@ -162,10 +163,15 @@ void load_rules() {
   ctl.hcxt = context;
   rules->rules = hash_create("seal_sync rules", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
-  for_each_row("local_node", [&](Datum *values, bool *) {
+  for_each_row("local_node", [&](Datum *values, bool *nulls) {
     rules->have_node = true;
     namestrcpy(&rules->node_name, NameStr(*DatumGetName(values[1])));
     memcpy(&rules->node_token, DatumGetUUIDP(values[2]), sizeof rules->node_token);
+    if (!nulls[4] && !nulls[5])
+      rules->moved = pg::moved_from(TextDatumGetCString(values[4]), DatumGetInt64(values[5]));
+    if (!nulls[6])
+      rules->detached = psprintf("Detached since %s%s%s.", timestamptz_to_str(DatumGetTimestampTz(values[6])),
+                                 nulls[7] ? "" : ", reason: ", nulls[7] ? "" : TextDatumGetCString(values[7]));
   });
   int count = 0;
   for_each_row("cluster", [&](Datum *, bool *) { count++; });
@@ -188,7 +194,7 @@ void load_rules() {
   });
   for (int i = 0; i < rules->cluster_count; i++)
     rules->clusters[i].primary_here =
-        rules->have_node && namestrcmp(&rules->clusters[i].primary_node, NameStr(rules->node_name)) == 0;
+        rules->have_node && rules->detached == nullptr && namestrcmp(&rules->clusters[i].primary_node, NameStr(rules->node_name)) == 0;
   for_each_row("table_rule", [&](Datum *values, bool *nulls) {
     const Oid relation = DatumGetObjectId(values[0]);
     auto *rule = static_cast<Rule *>(hash_search(rules->rules, &relation, HASH_ENTER, nullptr));
@@ -253,6 +259,21 @@ bool local_token(pg_uuid_t *token) {
   if (current->have_node)
     memcpy(token, &current->node_token, sizeof current->node_token);
   return current->have_node;
+}
+
+const char *detached() {
+  ensure_rules();
+  return current->have_node ? current->detached : nullptr;
+}
+
+bool copied() {
+  ensure_rules();
+  return current->have_node && current->moved == pg::Move::kCopy;
+}
+
+bool promoted() {
+  ensure_rules();
+  return current->have_node && current->moved == pg::Move::kPromoted;
 }
 
 const Cluster *find_cluster(int32 id) {

@@ -6,7 +6,9 @@
 // not freed before the transaction ends, so a pointer handed out stays good for its transaction even
 // when a trigger fired in between has refreshed the cache.
 
+#include "config/condition.hpp"
 #include "config/config.hpp"
+#include "pg/place.hpp"
 
 namespace seal_sync::config {
 
@@ -22,6 +24,8 @@ struct Rules {
   bool have_node;
   NameData node_name;
   pg_uuid_t node_token;
+  const char *detached; // since when and why, nullptr: it is not
+  pg::Move moved;
   Cluster *clusters;
   int cluster_count;
   HTAB *rules;  // Rule by relation

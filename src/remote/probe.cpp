@@ -151,7 +151,8 @@ private:
       wrong("protocol", ProbeVerdict::kContradiction, "08P01",
             "it speaks versions " + lowest + " to " + newest + ", this node " +
                 std::to_string(core::wire::kProtocolMin) + " to " + std::to_string(core::wire::kProtocol),
-            "Update the older of the two libraries.");
+            std::string("Install a newer version of the extension on ") +
+                (from > core::wire::kProtocol ? "this node." : "node \"" + peer_ + "\"."));
       return false;
     }
     fine("protocol", std::to_string(std::min<unsigned long>(to, core::wire::kProtocol)));

@@ -5,6 +5,7 @@
 // restored dump before node_create) only forgets what is dropped.
 
 #include "config/config.hpp"
+#include "sql_api/ddl_events.hpp"
 #include "sql_api/events.hpp"
 #include "sql_api/registration.hpp"
 #include "sql_api/table.hpp"
@@ -198,6 +199,16 @@ void follow_server(Oid server) {
 }
 
 } // namespace
+
+void tie_servers() {
+  const Rows all = query("SELECT o.catalog, o.oid FROM pg_catalog.pg_foreign_server s "
+                         "JOIN pg_catalog.pg_foreign_data_wrapper f ON f.oid = s.srvfdw AND f.fdwname = 'seal_sync' "
+                         "CROSS JOIN LATERAL (SELECT 'pg_catalog.pg_foreign_server'::pg_catalog.regclass::pg_catalog.oid, s.oid "
+                         " UNION ALL SELECT 'pg_catalog.pg_user_mapping'::pg_catalog.regclass::pg_catalog.oid, m.oid "
+                         " FROM pg_catalog.pg_user_mapping m WHERE m.umserver = s.oid) o(catalog, oid)");
+  for (size_t i = 0; i < all.size(); i++)
+    tie_to_extension(all.oid(i, 0), all.oid(i, 1));
+}
 
 SEAL_SYNC_FUNCTION(seal_sync_ddl_command_end) {
   check_event(fcinfo);

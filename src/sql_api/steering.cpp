@@ -6,6 +6,7 @@
 #include "scan/batch.hpp"
 #include "sql_api/durations.hpp"
 #include "sql_api/events.hpp"
+#include "sql_api/steering.hpp"
 #include "worker/wakeup.hpp"
 
 #include <algorithm>
@@ -143,21 +144,16 @@ static void tell_held(const std::string &peer) {
            "Everything else has arrived.", "SELECT * FROM seal_sync.health tells what they wait for.");
 }
 
-SEAL_SYNC_FUNCTION(seal_sync_sync_now) {
-  const std::optional<std::string> peer = optional_name(fcinfo, 0);
-  if (PG_ARGISNULL(1))
+int64 timeout_of(FunctionCallInfo fcinfo, int number) {
+  if (PG_ARGISNULL(number))
     throw core::Error("22004", "argument \"timeout\" must not be null");
-  const int64 timeout_ms = to_milliseconds(PG_GETARG_INTERVAL_P(1));
+  const int64 timeout_ms = to_milliseconds(PG_GETARG_INTERVAL_P(number));
   if (timeout_ms < 0)
     throw core::Error("22023", "timeout must not be negative");
+  return timeout_ms;
+}
 
-  // What this transaction has written is not visible to the worker before it commits, so waiting for
-  // it would always time out (trap T22).
-  if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
-    throw core::Error("25001", "sync_now cannot run in a transaction that has made changes",
-                      "They can be shipped only when the transaction has committed.",
-                      "COMMIT, then call seal_sync.sync_now() by itself.");
-  require_node();
+void ship_pending(const std::optional<std::string> &peer, int64 timeout_ms) {
   if (!pg::have_shared_state())
     throw core::Error("55000", "no worker runs on this server",
                       "The library seal_sync is not in shared_preload_libraries.",
@@ -185,6 +181,20 @@ SEAL_SYNC_FUNCTION(seal_sync_sync_now) {
   }
   for (const Wanted &route : wanted)
     tell_held(route.peer);
+}
+
+SEAL_SYNC_FUNCTION(seal_sync_sync_now) {
+  const std::optional<std::string> peer = optional_name(fcinfo, 0);
+  const int64 timeout_ms = timeout_of(fcinfo, 1);
+
+  // What this transaction has written is not visible to the worker before it commits, so waiting for
+  // it would always time out (trap T22).
+  if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+    throw core::Error("25001", "sync_now cannot run in a transaction that has made changes",
+                      "They can be shipped only when the transaction has committed.",
+                      "COMMIT, then call seal_sync.sync_now() by itself.");
+  require_node();
+  ship_pending(peer, timeout_ms);
   PG_RETURN_VOID();
 }
 

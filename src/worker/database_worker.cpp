@@ -6,12 +6,14 @@
 // with the route workers that run.
 #include "apply/progress.hpp"
 #include "apply/stage_store.hpp"
+#include "config/condition.hpp"
 #include "config/config.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
 #include "scan/rotation.hpp"
 #include "worker/child.hpp"
 #include "worker/event_upkeep.hpp"
+#include "worker/home.hpp"
 #include "worker/own_tables.hpp"
 #include "worker/roster.hpp"
 
@@ -74,10 +76,25 @@ private:
         config::refresh();
         return config::local_node() != nullptr;
       });
+      const bool detached = node && pg::call([] { return config::detached() != nullptr; });
+      const bool copied = node && pg::call([] { return config::copied(); });
+      const bool promoted = node && pg::call([] { return config::promoted(); });
+      // After a promotion elsewhere the first route that has spoken from here notes it.
+      if (node && guc::enabled && !detached && !copied && (peers->empty() || !promoted))
+        pg::call([] {
+          static bool noted = false;
+          if (!noted)
+            note_place();
+          noted = true;
+        });
       if (!guc::enabled)
         *idle_reason = "seal_sync.enabled is off";
       else if (!node)
         *idle_reason = "this node has no identity";
+      else if (detached)
+        *idle_reason = "the node is detached";
+      else if (copied)
+        *idle_reason = "this is a copy of the node, and nobody has decided what it is to be";
     }
     transaction.commit();
     return present;

@@ -1,6 +1,7 @@
 // See route_link.hpp.
 #include "worker/route_link.hpp"
 
+#include "config/condition.hpp"
 #include "config/config.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
@@ -124,6 +125,26 @@ void RouteLink::connect(const remote::Target &target) {
   facts_.tls = connection_->tls();
 }
 
+std::string RouteLink::last_contact_of_another() {
+  pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
+  const Rows self = pg::call([] {
+    return query("SELECT pg_catalog.format('SELECT s.last_contact FROM seal_sync.wire_standing(%L, %L, NULL, NULL) s WHERE "
+                 "s.connected', n.node, n.token) FROM seal_sync.local_node n",
+                 {});
+  });
+  const std::string sql = self.count > 0 ? self.at(0, 0) : "";
+  transaction.commit();
+  if (sql.empty())
+    return {};
+  try {
+    return connection_->value(sql.c_str(), pg::Deadline::in_ms(guc::reply_timeout));
+  } catch (const core::Error &error) {
+    if (std::string_view(error.sqlstate()) != "42883")
+      throw;
+    return {};
+  }
+}
+
 void RouteLink::close() noexcept {
   if (session_ != nullptr) {
     pg::call_or_exit([this] { scan::close_session(session_); });
@@ -151,6 +172,7 @@ RouteLink::Told RouteLink::say_hello() {
       NameData node;
       pg_uuid_t token;
       bool known;
+      bool rests; // this process may not have been told yet to leave
     };
     const Self self = pg::call([] {
       Self out = {};
@@ -158,11 +180,14 @@ RouteLink::Told RouteLink::say_hello() {
       out.known = node != nullptr && config::local_token(&out.token);
       if (out.known)
         namestrcpy(&out.node, node);
+      out.rests = out.known && (config::detached() != nullptr || config::copied());
       return out;
     });
     transaction.commit();
     if (!self.known)
       throw core::Error("55000", "this node has no identity", {}, "SELECT seal_sync.node_create('…').");
+    if (self.rests)
+      throw core::Error("55000", "this node is detached, or a copy that nobody has decided about");
     wire::HelloRequest hello;
     hello.node = NameStr(self.node);
     memcpy(hello.token.bytes, self.token.data, sizeof hello.token.bytes);
@@ -192,6 +217,10 @@ RouteLink::Told RouteLink::say_hello() {
   if (!reply.problem.sqlstate.empty())
     throw core::Error(to_string(reply.problem.sqlstate).c_str(), to_string(reply.problem.message),
                       to_string(reply.problem.detail), to_string(reply.problem.hint));
+  if (reply.protocol < wire::kProtocolMin || reply.protocol > wire::kProtocol)
+    throw core::Error("08P01", "peer \"" + peer_ + "\" wants to speak protocol " + std::to_string(reply.protocol) +
+                                   ", this node speaks " + std::to_string(wire::kProtocolMin) + " to " +
+                                   std::to_string(wire::kProtocol));
   Told told;
   told.node = reply.node;
   told.token = reply.token;

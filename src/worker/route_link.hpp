@@ -44,6 +44,9 @@ public:
   RouteLink &operator=(const RouteLink &) = delete;
 
   void connect(const remote::Target &target);
+  /// When the peer last heard of this node over a connection that is still open, as text; empty: there is none, or the peer is
+  /// too old to be asked. Before agree(), which would end that connection.
+  std::string last_contact_of_another();
   /// Hello, then finds out what the peer holds. May be repeated on the same connection: the peer then
   /// forgets chunks and descriptions of before.
   void agree();

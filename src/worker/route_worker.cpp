@@ -5,6 +5,7 @@
 // it knows stands in tables (history, peer_state), so starting anew is recovery. Errors of the peer and
 // of the network are core::Error and end a connection, never the process; a local error ends the
 // process, and the database worker starts another after a pause.
+#include "config/condition.hpp"
 #include "config/config.hpp"
 #include "config/event_log.hpp"
 #include "core/backoff.hpp"
@@ -12,6 +13,7 @@
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
 #include "worker/bytes.hpp"
+#include "worker/home.hpp"
 #include "worker/own_tables.hpp"
 #include "worker/roster.hpp"
 #include "worker/route_batch.hpp"
@@ -27,6 +29,7 @@ namespace {
 
 constexpr int64 kRulesUs = 1000 * 1000;         // own rows are read again at least that often
 constexpr int64 kAskAgainUs = 30 * 1000000;     // a peer that does not take everything is asked again
+constexpr int64 kGiveWayUs = 10 * 1000000; // a connection that is silent for so long is a dead one's
 constexpr int64 kStalePauseMs = 50;             // DDL was in the way
 constexpr int64 kCatchupKeys = 1000;            // a first scan with more is a backlog
 constexpr int64 kIdleWaitMs = 5000;             // paused and halted routes look that often
@@ -139,7 +142,16 @@ private:
         throw core::Error(*target_problem_);
       link_.connect(target_);
       status_.update([](pg::RouteSlot &slot) { slot.connects++; });
+      bool promoted = false;
+      in_transaction([&] {
+        config::refresh();
+        promoted = config::promoted();
+      });
+      if (promoted)
+        give_way();
       agree();
+      if (promoted)
+        in_transaction([] { note_place(); });
       first_scan_ = true;
       status_.update([this](pg::RouteSlot &slot) {
         slot.connected_since = slot.last_contact_at = GetCurrentTimestamp();
@@ -150,6 +162,36 @@ private:
         strlcpy(slot.compression, link_.facts().compression, sizeof slot.compression);
       });
     });
+  }
+
+  /// A promoted standby goes on where its primary has stopped. One that was recovered from a backup beside its original must
+  /// not: hello would end the original's connection and take its place. Who is there speaks, so he is waited for.
+  void give_way() {
+    const std::string contact = link_.last_contact_of_another();
+    if (contact.empty())
+      return;
+    const int64 now = pg::monotonic_us();
+    if (contact != other_contact_) {
+      const bool alive = !other_contact_.empty();
+      other_contact_ = contact;
+      other_seen_us_ = now;
+      if (alive) {
+        in_transaction([] { note_copy(); });
+        throw core::Error("55006", "another copy of this node speaks to peer \"" + peer_ + "\"",
+                          "This one has been recovered from a backup.",
+                          "Nothing is shipped from here until seal_sync.node_adopt decides what it is to be.");
+      }
+    } else if (now - other_seen_us_ > kGiveWayUs) {
+      return;
+    }
+    throw core::Error("55006", "peer \"" + peer_ + "\" has a connection of this node from before its promotion",
+                      "It is taken over when nothing comes over it.");
+  }
+
+  template <typename Fn> static void in_transaction(Fn fn) {
+    pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
+    pg::call(fn);
+    transaction.commit();
   }
 
   void agree() {
@@ -402,6 +444,8 @@ private:
   int64 next_attempt_us_ = 0;
   uint64 sync_tried_ = 0; // a request that has already cut a pause short
   bool rested_ = false;
+  std::string other_contact_; // of another copy of this node, as the peer told first
+  int64 other_seen_us_ = 0;
 
   int64 copy_next_us_ = 0;  // seal_sync.copy_max_rate
   bool first_scan_ = false; // on this connection
