@@ -20,17 +20,19 @@ use POSIX ();
 use Test::More;
 
 our @EXPORT = qw(one_node receiver two_nodes add_peer add_tables wait_for_sync wait_until dump_of dumps_equal workers
-  wait_for_workers wait_for_state while_stopped silent_listener);
+  wait_for_workers wait_for_state while_stopped silent_listener own_installation);
 
 our $db = 'postgres';
 
-# one_node(NAME, conf => TEXT, started => 1): a server with the library loaded; the extension is not created.
+# one_node(NAME, conf => TEXT, started => 1, major => N, port => N, install_path => PATH): a server with the library loaded; the
+# extension is not created. Another major than the one tested must have been built for: see MAJORS in ci/test-one.
 sub one_node
 {
 	my ($name, %option) = @_;
 	# test/run cross: the same tests between two majors
-	my $major = $ENV{ 'SEAL_MAJOR_' . uc $name };
-	my $node = PostgreSQL::Test::Cluster->new($name, $major ? (install_path => "/usr/lib/postgresql/$major") : ());
+	my $major = $option{major} // $ENV{ 'SEAL_MAJOR_' . uc $name };
+	my $path = $option{install_path} // ($major ? "/usr/lib/postgresql/$major" : undef);
+	my $node = PostgreSQL::Test::Cluster->new($name, defined $path ? (install_path => $path) : (), $option{port} ? (port => $option{port}) : ());
 	$node->init(%{ $option{init} // {} });
 	$node->append_conf('postgresql.conf', <<"CONF");
 shared_preload_libraries = 'seal_sync'
@@ -224,6 +226,20 @@ sub while_stopped
 	kill 'KILL', $waker;
 	waitpid $waker, 0;
 	return $result;
+}
+
+# own_installation(NAME): a copy of the PostgreSQL under test, library and extension included, that the test may change. Returns its
+# path, for one_node's install_path, and the folder of its extension scripts. What is not changed are links.
+sub own_installation
+{
+	my ($name) = @_;
+	chomp(my ($bin, $lib, $share) = map { `pg_config --$_` } qw(bindir pkglibdir sharedir));
+	my $top = "$PostgreSQL::Test::Utils::tmp_check/installation_$name";
+	system('mkdir', '-p', "$top$lib", "$top$share/extension", "$top$bin") == 0 or die "mkdir";
+	system("cp -a $bin/. $top$bin/ && ln -s $lib/* $top$lib/ && ln -s $share/extension/* $top$share/extension/") == 0 or die "cp";
+	for (glob "$share/*") { symlink $_, "$top$_" unless /\/extension$/ }
+	(my $path = "$top$bin") =~ s,/bin$,,;
+	return ($path, "$top$share/extension");
 }
 
 # silent_listener(): a TCP socket on the loopback that takes connections and never says anything. Returns (socket, port).
