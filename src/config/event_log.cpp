@@ -46,8 +46,13 @@ void note_event(const char *event, const char *scope, const char *reason, const 
   const char *const login = worker != nullptr ? "seal_sync_worker" : GetUserNameFromId(GetSessionUserId(), true);
   namestrcpy(&actor, login != nullptr ? login : psprintf("%u", GetSessionUserId())); // dropped while it was logged in
 
-  Datum values[kColumns] = {};
-  bool nulls[kColumns] = {};
+  const Relation rel = table_open(table, RowExclusiveLock);
+  // A later version's SQL may have added columns, while this library is still loaded.
+  const int columns = Max(RelationGetDescr(rel)->natts, static_cast<int>(kColumns));
+  auto *values = static_cast<Datum *>(palloc0(sizeof(Datum) * static_cast<Size>(columns)));
+  auto *nulls = static_cast<bool *>(palloc0(sizeof(bool) * static_cast<Size>(columns)));
+  for (int i = kColumns; i < columns; i++)
+    nulls[i] = true;
   PushActiveSnapshot(GetLatestSnapshot()); // before commit there is none, and a long detail goes to TOAST
   values[kId - 1] = Int64GetDatum(nextval_internal(numbers, false));
   values[kAt - 1] = TimestampTzGetDatum(GetCurrentTimestamp());
@@ -61,7 +66,6 @@ void note_event(const char *event, const char *scope, const char *reason, const 
   if (detail != nullptr)
     values[kDetail - 1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(detail));
 
-  const Relation rel = table_open(table, RowExclusiveLock);
   const HeapTuple tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
   CatalogTupleInsert(rel, tuple);
   heap_freetuple(tuple);
