@@ -37,15 +37,23 @@ LOCKTAG lock_tag(const char *node, uint16 lock_class) {
 
 LOCKTAG origin_lock_tag(const NameData &origin) { return lock_tag(NameStr(origin), kLockClass); }
 
-/// The backend that holds the lock, from the lock table itself; 0: nobody.
-int holder_of(const LOCKTAG &tag) {
+struct Holder {
+  int pid;      // 0: nobody
+  bool waiting; // for a lock of somebody else's
+};
+
+/// The backend that holds the lock, from the lock table itself.
+Holder holder_of(const LOCKTAG &tag) {
+  Holder holder = {};
   LockData *const locks = GetLockStatusData();
   for (int i = 0; i < locks->nelements; ++i) {
     const LockInstanceData &lock = locks->locks[i];
     if (lock.holdMask != 0 && memcmp(&lock.locktag, &tag, sizeof tag) == 0)
-      return lock.pid;
+      holder.pid = lock.pid;
   }
-  return 0;
+  for (int i = 0; i < locks->nelements; ++i)
+    holder.waiting = holder.waiting || (locks->locks[i].pid == holder.pid && locks->locks[i].waitLockMode != NoLock);
+  return holder;
 }
 
 void at_transaction_end(XactEvent event, void *) {
@@ -156,8 +164,9 @@ bool take_origin_lock(const NameData &origin) {
     if (waited >= kPredecessorWaitMs)
       return false;
     // The network may have died without a word: the old connection would hold its locks for hours. But one that has all of a
-    // batch needs no network: it is let finish, or over a link that breaks often a large batch would never be applied.
-    const int holder = waited % kLookForHolderMs == 0 && !being_applied(origin) ? holder_of(tag) : 0;
+    // batch needs no network: it is let finish while it gets on, or over a link that breaks often a large batch would never be applied.
+    const Holder found = waited % kLookForHolderMs == 0 ? holder_of(tag) : Holder{};
+    const int holder = found.waiting || !being_applied(origin) ? found.pid : 0;
     if (holder != 0 && holder != ended && BackendPidGetProc(holder) != nullptr) {
       ereport(LOG, errmsg("ending the previous connection of node \"%s\"", NameStr(origin)),
               errdetail("Its process is %d.", holder));
@@ -170,7 +179,7 @@ bool take_origin_lock(const NameData &origin) {
   }
 }
 
-bool is_connected(const NameData &origin) { return holder_of(origin_lock_tag(origin)) != 0; }
+bool is_connected(const NameData &origin) { return holder_of(origin_lock_tag(origin)).pid != 0; }
 
 void keep_peer(const NameData &origin) {
   const LOCKTAG tag = lock_tag(NameStr(origin), kPeerLockClass);

@@ -51,7 +51,7 @@ Session *current_session();
 bool take_origin_lock(const NameData &origin);
 
 /// Until the end of the transaction the session applies a batch of which all has arrived: a successor waits for it, and does
-/// not end it. What it waits for is bounded (apply_lock_timeout), and none of it is the network.
+/// not end it unless it waits for a lock.
 void note_being_applied(const Session *session);
 bool being_applied(const NameData &origin);
 
