@@ -71,7 +71,7 @@ sub application
 	}
 	return { pid => $pid, ledger => $ledger, cluster => $cluster };
 }
-sub lines_of { my ($app) = @_; return split /\n/, slurp_file($app->{ledger}) }
+sub lines_of { my ($app) = @_; return -e $app->{ledger} ? split(/\n/, slurp_file($app->{ledger})) : () } # it opens it when it begins
 sub written { my ($app) = @_; return grep { /^\d+$/ } lines_of($app) }
 sub wait_for_writes
 {
