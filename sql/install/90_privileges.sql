@@ -30,6 +30,10 @@ GRANT EXECUTE ON FUNCTION
     TO seal_sync_admin, seal_sync_operator;
 
 GRANT EXECUTE ON FUNCTION
+    seal_sync.wait_for_tables(interval)
+    TO seal_sync_admin, seal_sync_operator;
+
+GRANT EXECUTE ON FUNCTION
     seal_sync.version()
     TO seal_sync_admin, seal_sync_operator, seal_sync_monitor, seal_sync_application;
 
@@ -44,7 +48,6 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.pause(name, text, interval),
     seal_sync.resume(name),
     seal_sync.sync_now(name, interval),
-    seal_sync.wait_for_tables(interval),
     seal_sync.quarantine_retry(bigint[], name, regclass),
     seal_sync.quarantine_skip(bigint[], name, regclass, text),
     seal_sync.stat_reset()

@@ -31,7 +31,7 @@ my %may = (
 	admin => [qw(node_create node_drop node_adopt peer_create peer_alter peer_drop peer_check check cluster_create cluster_alter cluster_drop
 		is_primary primary_of table_add table_remove schema_add wait_for_tables schema_diff config_diff config_adopt sequence_split sequence_add
 		sequence_remove version)],
-	operator => [qw(pause resume sync_now quarantine_retry quarantine_skip stat_reset node_detach node_attach peer_check version is_primary primary_of)],
+	operator => [qw(pause resume sync_now wait_for_tables quarantine_retry quarantine_skip stat_reset node_detach node_attach peer_check version is_primary primary_of)],
 	monitor => [qw(version is_primary primary_of)],
 	read_data => [],
 	peer => [],
