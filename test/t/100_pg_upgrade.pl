@@ -123,9 +123,11 @@ for my $to (@major[ 1 .. $#major ])
 	is($new->safe_psql($db, q(SELECT string_agg(event || ':' || coalesce(reason, ''), ' ' ORDER BY at) FROM seal_sync.events WHERE event ~ 'tach' AND at > now() - interval '1 h')),
 		join(' ', map { ("node_detach:upgrade to $_", 'node_attach:') } @major[ 1 .. $number ]), "$to: events tell who did it");
 	# What has got new numbers: schemas, servers, collations
-	$new->safe_psql($db, q(ALTER TABLE holder ADD COLUMN more_) . $to . q( int; ALTER SERVER west RENAME TO occident; ALTER SERVER occident RENAME TO west;
+	# (a new column only in the end, for the reason given above)
+	my $column = $to == $major[-1] ? 'ALTER TABLE holder ADD COLUMN more int;' : '';
+	$new->safe_psql($db, $column . q(ALTER SERVER west RENAME TO occident; ALTER SERVER occident RENAME TO west;
 	  CREATE TABLE later_) . $to . q( (id int, cluster_id text, PRIMARY KEY (id, cluster_id)); INSERT INTO later_) . $to . q( VALUES (1, 'a')));
-	$west->safe_psql($db, qq(ALTER TABLE holder ADD COLUMN more_$to int; CREATE TABLE later_$to (id int, cluster_id text, PRIMARY KEY (id, cluster_id))));
+	$west->safe_psql($db, qq($column CREATE TABLE later_$to (id int, cluster_id text, PRIMARY KEY (id, cluster_id))));
 	push @tables, "later_$to";
 	is($new->safe_psql($db, q(SELECT server FROM seal_sync.peer)), 'west', "$to: a renamed server is followed");
 	is($new->safe_psql($db, q(SELECT count(*) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'seal_sync' WHERE d.deptype = 'x' AND d.classid IN ('pg_foreign_server'::regclass, 'pg_user_mapping'::regclass))),
