@@ -18,6 +18,16 @@ note "majors: @major";
 my $db = 'postgres';
 $ENV{SEAL_MAJOR_EAST} = $major[0];
 $ENV{SEAL_MAJOR_WEST} = $major[-1];
+# Minor versions that know the attribute option pg_attver dump it, and pg_upgrade to a minor that does not know it fails, with or
+# without this extension: nothing of ours is to be seen there.
+for my $i (1 .. $#major)
+{
+	my ($from, $to) = map { slurp_file("/usr/lib/postgresql/$_/bin/pg_dump") =~ /pg_attver/ } @major[ $i - 1, $i ];
+	next unless $from && !$to;
+	diag "NOT TESTED: pg_upgrade $major[$i - 1] -> $major[$i]: these two minor versions do not go together";
+	splice @major, $i;
+	last;
+}
 # 18's initdb turns checksums on; pg_upgrade wants them equal. With them all along from 15, off, or changed between: they are
 # pages' business and must not matter to positions.
 my ($east, $west) = two_nodes(init => { extra => ['--data-checksums'] });
@@ -123,8 +133,7 @@ for my $to (@major[ 1 .. $#major ])
 	is($new->safe_psql($db, q(SELECT string_agg(event || ':' || coalesce(reason, ''), ' ' ORDER BY at) FROM seal_sync.events WHERE event ~ 'tach' AND at > now() - interval '1 h')),
 		join(' ', map { ("node_detach:upgrade to $_", 'node_attach:') } @major[ 1 .. $number ]), "$to: events tell who did it");
 	# What has got new numbers: schemas, servers, collations
-	# (a new column only in the end, for the reason given above)
-	my $column = $to == $major[-1] ? 'ALTER TABLE holder ADD COLUMN more int;' : '';
+	my $column = "ALTER TABLE holder ADD COLUMN more_$to int;";
 	$new->safe_psql($db, $column . q(ALTER SERVER west RENAME TO occident; ALTER SERVER occident RENAME TO west;
 	  CREATE TABLE later_) . $to . q( (id int, cluster_id text, PRIMARY KEY (id, cluster_id)); INSERT INTO later_) . $to . q( VALUES (1, 'a')));
 	$west->safe_psql($db, qq($column CREATE TABLE later_$to (id int, cluster_id text, PRIMARY KEY (id, cluster_id))));
@@ -145,7 +154,7 @@ for my $to (@major[ 1 .. $#major ])
 		like($err, qr/SS203|cannot be attached/, 'and cannot be attached a second time');
 		like($err, qr/another copy of it has been attached since/, 'which the peer knows');
 		wait_for_sync($new);
-		is($new->safe_psql($db, q(SELECT state FROM seal_sync.status WHERE direction = 'out')), 'streaming', 'the upgraded one is not disturbed');
+		wait_until($new, q(SELECT state FROM seal_sync.status WHERE direction = 'out'), 'streaming', 'the upgraded one is not disturbed');
 		$old->stop;
 	}
 	$old = $new;
