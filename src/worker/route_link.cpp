@@ -33,15 +33,16 @@ core::Error contradiction(std::string message, std::string detail, std::string h
   return {wire::kContradiction, std::move(message), std::move(detail), std::move(hint)};
 }
 
-/// Inside a transaction.
-std::vector<Claim> current_claims(const char *peer) {
+/// Inside a transaction. *version is that of the rules they are read from, at the latest.
+std::vector<Claim> current_claims(const char *peer, uint64 *version) {
   struct Found {
     const char **names;
     uint64 *epochs;
     int count;
   };
-  const Found found = pg::call([peer] {
+  const Found found = pg::call([peer, version] {
     config::refresh();
+    *version = config::version();
     const int most = Max(config::cluster_count(), 1);
     Found out = {static_cast<const char **>(palloc(sizeof(char *) * static_cast<size_t>(most))),
                  static_cast<uint64 *>(palloc(sizeof(uint64) * static_cast<size_t>(most))), 0};
@@ -166,7 +167,7 @@ RouteLink::Told RouteLink::say_hello() {
   ByteBuffer request;
   {
     pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
-    claims_ = current_claims(peer_.c_str());
+    claims_ = current_claims(peer_.c_str(), &claims_version_);
     const RouteRules rules = read_rules(peer_);
     struct Self {
       NameData node;
@@ -295,6 +296,8 @@ void RouteLink::make_session(const Told &told) {
     config::refresh();
     scan::Session *session = scan::open_session(peer_.c_str(), TopMemoryContext);
     scan::load_troubles(session);
+    // What was declared while the peer answered has not been claimed: claims_changed() is to see it.
+    session->config_version = claims_version_;
     session->server_encoding_same = told.encoding == GetDatabaseEncodingName() ? 1 : 0;
     return session;
   });
@@ -326,8 +329,7 @@ bool RouteLink::claims_changed() const {
   });
   if (version == session_->config_version)
     return false;
-  session_->config_version = version;
-  return current_claims(peer_.c_str()) != claims_;
+  return current_claims(peer_.c_str(), &session_->config_version) != claims_;
 }
 
 // ---- where the next batch starts ----------------------------------------------------------------

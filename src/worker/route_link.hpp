@@ -122,6 +122,7 @@ private:
   std::uint64_t generation_ = 0;
   std::uint64_t hellos_ = 0;
   std::vector<Claim> claims_;
+  std::uint64_t claims_version_ = 0; // of the rules that they were read from
   std::string not_taken_;
   bool packs_ = false;
   core::ChunkPacker packer_;

@@ -26,4 +26,20 @@ for my $round (1 .. 15)
 	pass("round $round");
 }
 wait_for_state($east, 'west', 'streaming');
+
+$_->safe_psql('postgres', q(CREATE TABLE late (id int, cluster_id text, PRIMARY KEY (id, cluster_id));
+  SELECT seal_sync.table_add('late', cluster_column => 'cluster_id', existing_rows => 'adopt'))) for $east, $west;
+
+# What is declared here while the peer answers a hello has not been claimed by it: the next hello does.
+$west->safe_psql('postgres', q(SELECT seal_sync.cluster_create('d', primary_node => 'east'), seal_sync.cluster_create('e', primary_node => 'east')));
+my $busy = $west->background_psql('postgres');
+$busy->query_safe(q(BEGIN; SELECT seal_sync.peer_drop('east'))); # no hello of east is answered meanwhile
+$east->safe_psql('postgres', q(SELECT seal_sync.cluster_create('d', primary_node => 'east')));
+wait_until($west, q(SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted AND a.query ~ 'wire_hello'), 't', 'a hello waits');
+$east->safe_psql('postgres', q(SELECT seal_sync.cluster_create('e', primary_node => 'east')));
+$busy->query_safe('ROLLBACK');
+$busy->quit;
+$east->safe_psql('postgres', q(INSERT INTO late VALUES (1, 'd'), (2, 'e')));
+wait_for_sync($east);
+dumps_equal('a cluster declared during a hello', [ $east, $west ], 'late');
 done_testing();
