@@ -27,7 +27,8 @@ SELECT has_foreign_data_wrapper_privilege('seal_sync_admin', 'seal_sync', 'USAGE
 -- No function is SECURITY DEFINER but those that a peer calls, none has a search path to be got round
 SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'seal_sync'::regnamespace AND p.prosecdef AND p.proname NOT LIKE 'wire\_%';
 SELECT p.proname FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-WHERE p.pronamespace = 'seal_sync'::regnamespace AND l.lanname <> 'c';
+WHERE p.pronamespace = 'seal_sync'::regnamespace AND l.lanname <> 'c'
+  AND NOT 'search_path=pg_catalog, pg_temp' = ANY (coalesce(p.proconfig, '{}'));
 
 -- Event triggers also fire in the replica role; configuration is dumped, the rest is not
 SELECT evtname, evtevent, evtenabled FROM pg_event_trigger WHERE evtname LIKE 'seal\_sync\_%' ORDER BY 1;

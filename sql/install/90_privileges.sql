@@ -25,6 +25,7 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.table_remove(regclass)
     TO seal_sync_admin;
 
+GRANT EXECUTE ON FUNCTION seal_sync.check() TO seal_sync_admin;
 GRANT EXECUTE ON FUNCTION
     seal_sync.peer_check(name, name)
     TO seal_sync_admin, seal_sync_operator;
