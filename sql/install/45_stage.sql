@@ -34,9 +34,9 @@ CREATE TABLE seal_sync.stage_table (
     pass integer NOT NULL,
     encoding integer NOT NULL,
     description bytea NOT NULL,
-    told bytea NOT NULL
+    told bytea NOT NULL,
+    CONSTRAINT stage_table_number PRIMARY KEY (stage, dialect, number)
 );
-CREATE UNIQUE INDEX stage_table_number ON seal_sync.stage_table (stage, dialect, number);
 
 -- The chunks in pieces that fill a page each, so that nothing goes through TOAST. A chunk belongs to nobody once its
 -- stage is gone; the database worker empties the table, or deletes in small pieces, and only that is vacuumed.
@@ -46,12 +46,12 @@ CREATE TABLE seal_sync.stage_chunk (
     seq integer NOT NULL,
     piece integer NOT NULL,
     pass integer NOT NULL,
-    size integer NOT NULL
+    size integer NOT NULL,
+    CONSTRAINT stage_chunk_piece PRIMARY KEY (stage, seq, piece) -- else a publication of all tables would refuse the DELETE
 ) WITH (autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_threshold = 2147483647,
         autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.1);
 -- In one statement: a column that may be toasted for a moment would make a TOAST table.
 ALTER TABLE seal_sync.stage_chunk ADD COLUMN data bytea NOT NULL, ALTER COLUMN data SET STORAGE PLAIN;
-CREATE UNIQUE INDEX stage_chunk_piece ON seal_sync.stage_chunk (stage, seq, piece);
 
 CREATE VIEW seal_sync.stages AS
 SELECT s.origin, s.chunks, s.rows, s.bytes, s.created_at, s.last_at FROM seal_sync.stage s;
