@@ -299,10 +299,10 @@ uint64 session_fingerprint(const Session *session) {
     bool goes = false;
     for (int a = 0; a < session->accepted_count; a++)
       goes = goes || session->accepted_clusters[a] == cluster->id;
-    if (!goes || !config::routed_to(cluster, NameStr(session->peer)))
+    if (!config::routed_to(cluster, NameStr(session->peer)))
       continue;
-    // Clusters come in any order: a sum of hashes.
-    const int64 what[2] = {cluster->id, cluster->epoch};
+    // Clusters come in any order: a sum of hashes. One that is not accepted yet counts as well, see may_stage().
+    const int64 what[2] = {cluster->id, goes ? cluster->epoch : -1};
     hash += DatumGetUInt64(hash_any_extended(reinterpret_cast<const unsigned char *>(what), sizeof what, 0));
   }
   return hash;

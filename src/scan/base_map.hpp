@@ -71,7 +71,7 @@ void advance(BaseMap *map, Oid scope, core::ByteSpan key, const Position &positi
 /// So is everything behind: the next pass begins.
 void finish_pass(BaseMap *map, const Position &position);
 
-/// Of the clusters that go to a session's peer, with their epochs: a stage is good for these only.
+/// Of the clusters that are routed to a session's peer, with their epochs and whether it accepts them: a stage is good for these only.
 uint64 session_fingerprint(const Session *session);
 
 } // namespace seal_sync::scan

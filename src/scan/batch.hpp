@@ -119,6 +119,9 @@ Reached reached(const Batch *batch);
 void note_tables(const Batch *batch, BaseMap *map);
 /// Whether the peer still takes every table that the stage has rows of.
 bool stage_fits(const Batch *batch);
+/// Not while a cluster is not accepted by the peer: its keys are kept when a batch is acknowledged, and a stage would take them
+/// for sent.
+bool may_stage(const Batch *batch);
 /// Whether the batch goes on in the middle of a pass: then it cannot be applied at its end.
 bool mid_pass(const Batch *batch);
 /// Whether tables are being copied to the peer or wait for that.

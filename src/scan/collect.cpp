@@ -255,6 +255,12 @@ bool all_clusters_accepted(const Session *session) {
   return true;
 }
 
+} // namespace
+
+bool may_stage(const Batch *batch) { return all_clusters_accepted(batch->session); }
+
+namespace {
+
 BaseMap *map_of(const Stages &stages, const CopyJob &job) {
   for (int i = 0; i < stages.copy_count; i++)
     if (stages.copies[i].stage == job.stage)

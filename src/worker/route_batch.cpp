@@ -197,7 +197,8 @@ private:
   }
 
   [[nodiscard]] bool time_to_stage() const {
-    return !streaming_ && stages_.possible() && pg::monotonic_us() - staged_us_ > stage_every_us();
+    return !streaming_ && stages_.possible() && pg::monotonic_us() - staged_us_ > stage_every_us() &&
+           pg::call([this] { return scan::may_stage(batch_); });
   }
 
   /// What was put so far is kept on the peer, and how far that is. False: it cannot be.
