@@ -102,6 +102,8 @@ const char *table_problem(const Batch *batch, int table, const char **hint);
 int64 table_keys(const Batch *batch, int table); // of it in this batch
 /// Forget what was agreed (after SQLSTATE kSchemaChanged, or a config change): describe again.
 void forget_tables(Session *session);
+/// Ask again for the tables that the peer has said not to take.
+void forget_unfit(Session *session);
 
 /// Writes (peer, n, id, X_n, left-out tables) so that it survives a crash, before anything leaves.
 void commit_to_history(Batch *batch, uint64 number, const core::wire::Id &id);

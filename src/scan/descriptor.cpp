@@ -189,6 +189,16 @@ SentTable *sent_table(Session *session, const config::Table *root) {
   return sent;
 }
 
+void forget_unfit(Session *session) {
+  if (session->tables == nullptr)
+    return;
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, session->tables);
+  while (auto *sent = static_cast<SentTable *>(hash_seq_search(&status)))
+    if (!fits_or_unknown(sent))
+      sent->columns = nullptr; // made anew when it is next needed
+}
+
 void write_description(SentTable *sent, const config::Table *root, core::Buffer *out) {
   sent->schema = MemoryContextStrdup(sent->context, get_namespace_name(get_rel_namespace(root->root)));
   sent->name = MemoryContextStrdup(sent->context, get_rel_name(root->root));

@@ -210,6 +210,8 @@ private:
   void scan_once() {
     guarded([this] {
       const pg::RouteSlot before = status_.read();
+      if (before.sync_requested != before.sync_done)
+        look_again();
       committed_ = pg::committed_count();
       scan_us_ = pg::monotonic_us();
       const ScanResult result = scan_and_ship(link_, stages_, status_, told_, rules_seen_);
@@ -244,6 +246,13 @@ private:
       if (!copy_some())
         sleep(result);
     });
+  }
+
+  /// Somebody waits for what can be shipped now: what the peer did not take a moment ago it may have been told of since.
+  void look_again() {
+    if (!link_.not_taken().empty())
+      agree();
+    pg::call([this] { scan::forget_unfit(link_.session()); });
   }
 
   /// A part of a table that is being copied. True: another batch, and another part, at once.
