@@ -107,8 +107,8 @@ sub fails
 {
 	my ($name, $step, $pattern) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	sql($east, 'INSERT INTO seal VALUES (' . ++$row . ", 'a', 'meanwhile')");
 	wait_until($east, qq(SELECT state = 'retrying' AND connected_since IS NULL AND last_error LIKE '%step "$step"%' FROM seal_sync.status WHERE direction = 'out'), 't', "$name: step $step in status");
+	sql($east, 'INSERT INTO seal VALUES (' . ++$row . ", 'a', 'meanwhile')");
 	like(sql($east, q(SELECT last_error FROM seal_sync.status WHERE direction = 'out')), $pattern, "$name: why");
 	is(sql($east, q(SELECT tls IS NULL FROM seal_sync.status WHERE direction = 'out')), 't', "$name: no TLS is claimed");
 	like(sql($east, q(SELECT step || ': ' || message FROM seal_sync.peer_check('west') WHERE NOT ok)), qr/^$step: .*$pattern/, "$name: peer_check says the same");
