@@ -10,6 +10,7 @@
 #include "apply/segment.hpp"
 #include "apply/settings.hpp"
 #include "apply/staged_batch.hpp"
+#include "apply/standing.hpp"
 #include "apply/superseded.hpp"
 #include "apply/unique_rechecks.hpp"
 #include "apply/unpack.hpp"
@@ -166,17 +167,34 @@ void write_batch(Attempt *attempt, core::ByteSpan last_chunk) {
     ask_to_repeat(attempt, "Rows are refused for what other rows of the batch are.");
 }
 
-bytea *refusals_to_store(const BatchNotes &notes) {
+bytea *refusals_to_store(Attempt *attempt) {
+  const BatchNotes &notes = attempt->session->notes;
   if (notes.refused_count == 0)
     return nullptr;
   core::Buffer buffer = begin_reply();
   buffer.varint(static_cast<uint64>(notes.refused_count));
   (void)write_refusals(&notes, &buffer);
+  if (tells_standing(attempt)) {
+    ApplyContext context;
+    enter_context(&context, attempt);
+    note_images(attempt);
+    leave_context(&context);
+    write_standing(&notes, &buffer);
+  }
   return DatumGetByteaP(finish_reply(buffer));
 }
 
-/// `stored`: number of refusals, then the refusals.
-void write_answer(core::Buffer *reply, core::wire::ApplyReply answer, const bytea *stored) {
+/// Behind the refusals stands what the sender of an earlier version does not read.
+core::ByteSpan refusals_only(core::Reader in, uint64 count) {
+  const uint8 *const from = in.position();
+  core::wire::Refusal refusal;
+  for (uint64 i = 0; i < count && in.ok(); ++i)
+    core::wire::read(in, refusal);
+  return {from, static_cast<std::size_t>(in.position() - from)};
+}
+
+/// `stored`: number of refusals, then the refusals, then what stands behind them if that was asked for.
+void write_answer(core::Buffer *reply, core::wire::ApplyReply answer, const bytea *stored, bool tell_standing) {
   core::Reader refusals;
   if (stored != nullptr && answer.status == core::wire::ApplyStatus::kApplied &&
       VARSIZE_ANY_EXHDR(stored) > kMaxRefusalsInAnswer) {
@@ -188,8 +206,11 @@ void write_answer(core::Buffer *reply, core::wire::ApplyReply answer, const byte
     answer.refusals = refusals.varint();
   }
   write(*reply, answer);
-  if (stored != nullptr)
-    reply->bytes(refusals.position(), refusals.remaining());
+  if (stored == nullptr)
+    return;
+  const core::ByteSpan records = tell_standing ? core::ByteSpan(refusals.position(), refusals.remaining())
+                                               : refusals_only(refusals, answer.refusals);
+  reply->bytes(records.data(), records.size());
 }
 
 void add_context(void *argument) {
@@ -221,7 +242,7 @@ core::ByteSpan read_request(core::Reader *in, Attempt *attempt) {
   core::wire::read(*in, request);
   if (!in->ok() || request.batch == 0 || request.batch > PG_INT64_MAX || request.previous > PG_INT64_MAX)
     damaged_message("batch");
-  if ((request.flags & ~(core::wire::kApplyCareful | core::wire::kApplyStages)) != 0)
+  if ((request.flags & ~(core::wire::kApplyCareful | core::wire::kApplyStages | core::wire::kApplyTellStanding)) != 0)
     damaged_message("batch");
   request.complete_until = checked_complete_until(request.complete_until);
   read_claims(in, attempt);
@@ -247,7 +268,7 @@ Attempt *begin_batch(Session *session, core::Reader *in, core::ByteSpan *last_ch
     session->at_commit.complete_until = last.complete_until;
     core::wire::ApplyReply answer;
     answer.status = core::wire::ApplyStatus::kAppliedBefore;
-    write_answer(reply, answer, last.refusals);
+    write_answer(reply, answer, last.refusals, tells_standing(attempt));
     return nullptr;
   }
   begin_notes(&session->notes, session->context, request.batch_id, stages_mark(attempt->staged));
@@ -276,7 +297,7 @@ void finish_batch(Attempt *attempt, core::Buffer *reply) {
   }
 
   const auto rows = static_cast<int64>(request.rows + staged_rows(attempt));
-  bytea *const refusals = refusals_to_store(session->notes);
+  bytea *const refusals = refusals_to_store(attempt);
   note_applied(NameStr(session->origin), static_cast<int64>(request.batch), request.batch_id,
                request.complete_until, rows, refusals);
   forget_stages(attempt);
@@ -291,7 +312,7 @@ void finish_batch(Attempt *attempt, core::Buffer *reply) {
   answer.deleted = attempt->deleted;
   answer.unchanged = attempt->unchanged;
   answer.apply_us = static_cast<uint64>(attempt->spent_us);
-  write_answer(reply, answer, refusals);
+  write_answer(reply, answer, refusals, tells_standing(attempt));
 }
 
 void apply_batch(Session *session, core::Reader *in, core::Buffer *reply) {

@@ -81,7 +81,7 @@ void refuse_current(Attempt *attempt, const char *sqlstate, const char *message,
   refusal.message = view_of(message);
   refusal.detail = view_of(detail);
   refusal.constraint = view_of(constraint);
-  refuse(&attempt->session->notes, row.ordinal, refusal);
+  refuse(&attempt->session->notes, row.ordinal, row.descriptor->number, refusal, attempt->other);
   MemoryContextSwitchTo(caller);
 }
 

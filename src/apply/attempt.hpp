@@ -14,6 +14,8 @@
 namespace seal_sync::apply {
 
 struct Target;
+struct Leaf;
+struct UniqueProbe; // other_keys.hpp
 struct ForeignKeyStore;
 struct LaterInserts;
 struct StagedBatch;
@@ -33,6 +35,12 @@ struct CurrentRow {
   core::ByteSpan bytes; // as it was sent, in the columns below; or the key itself
   const int *columns;   // nullptr: bytes is the key
   int column_count;
+};
+
+/// The version of it that is being stored: whose index entries fail when a unique constraint does.
+struct WritingRow {
+  Leaf *leaf; // nullptr: none
+  TupleTableSlot *row;
 };
 
 /// For the counters of stat_table.
@@ -55,6 +63,9 @@ struct Attempt {
   HTAB *targets;         // of the open segment, by descriptor number
   CurrentRow current;
   uint64 position; // of it, in what is being walked
+  WritingRow writing;
+  UniqueProbe *probe;    // careful mode: of the row that has failed last
+  const OtherKey *other; // for the next refuse_current()
 
   StagedBatch *staged;    // nullptr: no stage belongs to the batch
   Superseded *superseded; // rows of it that are not looked at; nullptr: none
@@ -77,6 +88,11 @@ struct Attempt {
   uint64 inserted, updated, deleted, unchanged;
   List *written; // of WrittenRows, by table
 };
+
+/// Whether the sender wants to hear what stands here.
+inline bool tells_standing(const Attempt *attempt) {
+  return (attempt->request.flags & core::wire::kApplyTellStanding) != 0;
+}
 
 /// Raises when a cluster of this batch is not the sender's any more. Cheap while the rules stand.
 void check_claims(Attempt *attempt);

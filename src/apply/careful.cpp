@@ -2,6 +2,7 @@
 #include "apply/careful.hpp"
 
 #include "apply/later_inserts.hpp"
+#include "apply/other_keys.hpp"
 #include "apply/segment.hpp"
 #include "apply/unique_rechecks.hpp"
 
@@ -73,6 +74,8 @@ ErrorData *try_segment(Attempt *attempt, const Work &work, uint64 from, uint64 u
     MemoryContextSwitchTo(attempt->context);
     error = CopyErrorData();
     FlushErrorState();
+    attempt->probe = note_probe(attempt, error);
+    attempt->writing = {};
     RollbackAndReleaseCurrentSubTransaction();
     if (attempt->current.descriptor != nullptr) { // the chunk that has its bytes goes with the segment
       attempt->current.bytes = keep_current_key(attempt);
@@ -95,19 +98,25 @@ ErrorData *try_segment(Attempt *attempt, const Work &work, uint64 from, uint64 u
 struct Failure {
   ErrorData *error;
   CurrentRow row;
+  UniqueProbe *probe; // nullptr: not of a unique value
 };
 
 void forget(Failure *failure) {
   if (failure->error == nullptr)
     return;
   FreeErrorData(failure->error);
+  free_probe(failure->probe);
   pfree(const_cast<uint8 *>(failure->row.bytes.data()));
   *failure = {};
 }
 
 void refuse_failed(Attempt *attempt, Failure *failure) {
   attempt->current = failure->row;
+  OtherKey other;
+  if (failure->probe != nullptr && find_conflict(attempt, failure->probe, nullptr, &other))
+    attempt->other = &other;
   refuse_current(attempt, failure->error);
+  attempt->other = nullptr;
   attempt->current = {};
   MemoryContextReset(attempt->rows);
   forget(failure);
@@ -122,7 +131,7 @@ uint64 write_to_failure(Attempt *attempt, const Work &work, uint64 from, uint64 
     if (error == nullptr)
       break;
     forget(&failure);
-    failure = {error, attempt->current};
+    failure = {error, attempt->current, attempt->probe};
     end = attempt->position; // those before it are good, or will fail themselves when run again
   } while (end > from);
   if (failure.error == nullptr)

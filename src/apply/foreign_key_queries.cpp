@@ -11,6 +11,7 @@ struct ForeignKeyQueries {
   SPIPlanPtr children;   // outgoing, made when needed: keys that a row refers to
   SPIPlanPtr parents;    // incoming: the parents that exist again
   Oid parents_owner;
+  SPIPlanPtr child; // incoming, made when needed
 };
 
 namespace {
@@ -312,9 +313,44 @@ void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, 
     good[i] = !hit[i] || there[i];
 }
 
+bool find_child(ForeignKeyQueries *queries, const Datum *key, const char *const *columns, int count,
+                Datum *values) {
+  const ForeignKey *const of = queries->key;
+  if (queries->child == nullptr) {
+    StringInfoData sql;
+    initStringInfo(&sql);
+    for (int i = 0; i < count; ++i)
+      appendStringInfo(&sql, "%s x.%s", i == 0 ? "SELECT" : ",", quote_identifier(columns[i]));
+    appendStringInfo(&sql, " FROM %s%s AS x", only(of->child), quoted_relation(of->child));
+    for (int i = 0; i < of->count; ++i)
+      append_equal(&sql, psprintf("$%d", i + 1), of->types[i], of->parent_child[i],
+                   psprintf("x.%s", quote_identifier(NameStr(of->child_columns[i]))), of->child_types[i], i == 0);
+    Oid types[INDEX_MAX_KEYS];
+    memcpy(types, of->types, sizeof(Oid) * static_cast<std::size_t>(of->count));
+    const Scope scope = become(queries->find_owner);
+    queries->child = SPI_prepare(sql.data, of->count, types);
+    if (queries->child == nullptr)
+      elog(ERROR, "could not prepare the search for a child: %s", SPI_result_code_string(SPI_result));
+    SetUserIdAndSecContext(scope.user, scope.context);
+  }
+  const Scope scope = become(queries->find_owner);
+  Datum arguments[INDEX_MAX_KEYS];
+  memcpy(arguments, key, sizeof(Datum) * static_cast<std::size_t>(of->count));
+  if (SPI_execute_plan(queries->child, arguments, nullptr, false, 1) != SPI_OK_SELECT)
+    elog(ERROR, "could not search for a child");
+  bool found = SPI_processed == 1;
+  for (int i = 0; i < count && found; ++i) {
+    bool is_null;
+    values[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &is_null);
+    found = !is_null;
+  }
+  SetUserIdAndSecContext(scope.user, scope.context);
+  return found;
+}
+
 void free_foreign_key_queries(ForeignKeyQueries *queries) {
   SPI_freeplan(queries->find);
-  for (const SPIPlanPtr plan : {queries->parents, queries->children})
+  for (const SPIPlanPtr plan : {queries->parents, queries->children, queries->child})
     if (plan != nullptr)
       SPI_freeplan(plan);
   pfree(queries);

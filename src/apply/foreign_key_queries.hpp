@@ -41,6 +41,9 @@ int keys_at_once(const ForeignKey *key);             // the same, before they ar
 /// columns[i][k]: i-th column of the k-th key. good[k]: the constraint holds for it. `outdated`: a row that was
 /// written with it may have been written again; then it holds as well when no row refers to it.
 void check_foreign_keys(ForeignKeyQueries *queries, Datum **columns, int count, bool outdated, bool *good);
+/// A row that refers to this key: values of its columns, read as the owner of its table; they
+/// live as long as the (sub)transaction. False: there is none.
+bool find_child(ForeignKeyQueries *queries, const Datum *key, const char *const *columns, int count, Datum *values);
 void free_foreign_key_queries(ForeignKeyQueries *queries);
 
 } // namespace seal_sync::apply

@@ -2,6 +2,7 @@
 #include "apply/foreign_keys.hpp"
 
 #include "apply/foreign_key_queries.hpp"
+#include "apply/other_keys.hpp"
 #include "apply/reply.hpp"
 #include "apply/staged_batch.hpp"
 
@@ -139,7 +140,9 @@ struct Chunk {
   Datum values[INDEX_MAX_KEYS][kForeignKeyChunk];
 };
 
-void violated(Attempt *attempt, const ForeignKey *key, const CurrentRow &row) {
+/// `values`: of the columns of the foreign key.
+void violated(Attempt *attempt, ForeignKeyQueries *queries, const CurrentRow &row, const Datum *values) {
+  const ForeignKey *const key = queries_key(queries);
   const char *const message =
       key->incoming
           ? psprintf("update or delete on table \"%s\" violates foreign key constraint \"%s\" on table \"%s\"",
@@ -152,9 +155,14 @@ void violated(Attempt *attempt, const ForeignKey *key, const CurrentRow &row) {
   if (!attempt->careful)
     ereport(ERROR, errcode(ERRCODE_FOREIGN_KEY_VIOLATION), errmsg("%s", message), errdetail("%s", detail),
             err_generic_string(PG_DIAG_CONSTRAINT_NAME, NameStr(key->name)));
+  OtherKey other;
+  if (tells_standing(attempt) &&
+      (key->incoming ? child_of(attempt, queries, values, &other) : parent_of(attempt, key, values, &other)))
+    attempt->other = &other;
   attempt->current = row;
   refuse_current(attempt, "23503", message, detail, NameStr(key->name));
   attempt->current = {};
+  attempt->other = nullptr;
 }
 
 /// Part of a chunk: `count` keys from `first` on. Refuses what violates, or raises it.
@@ -165,9 +173,14 @@ void verify_keys(Attempt *attempt, ForeignKeyQueries *queries, const Chunk *chun
   bool good[kForeignKeyChunk];
   // A key of a stage may come more than once: what its older rows have referred to does not count.
   check_foreign_keys(queries, columns, count, attempt->staged != nullptr, good);
-  for (int i = 0; i < count; ++i)
-    if (!good[i])
-      violated(attempt, queries_key(queries), chunk->rows[first + i]);
+  for (int i = 0; i < count; ++i) {
+    if (good[i])
+      continue;
+    Datum values[INDEX_MAX_KEYS];
+    for (int k = 0; k < queries_key(queries)->count; ++k)
+      values[k] = columns[k][i];
+    violated(attempt, queries, chunk->rows[first + i], values);
+  }
 }
 
 /// The next keys of rows that are not refused, copied into attempt->rows. Fewer than `limit`: no more.

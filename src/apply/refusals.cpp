@@ -43,8 +43,17 @@ std::string_view cut(std::string_view text, std::size_t limit) {
   return text.substr(0, static_cast<std::size_t>(pg_mbcliplen(text.data(), looked_at, static_cast<int>(limit))));
 }
 
-char *copy_cut(BatchNotes *notes, std::string_view text) {
+/// `before` when it says the same: thousands of rows violate one constraint.
+char *share(BatchNotes *notes, char *before, std::string_view text) {
+  if (before != nullptr && text == std::string_view(before, strlen(before)))
+    return before;
+  return copy_text(notes->context, text);
+}
+
+char *copy_cut(BatchNotes *notes, char *before, std::string_view text) {
   text = cut(text, notes->texts < kMaxTexts ? kMaxText : kShortText);
+  if (before != nullptr && text == std::string_view(before, strlen(before)))
+    return before;
   notes->texts += text.size();
   return copy_text(notes->context, text);
 }
@@ -86,7 +95,24 @@ bool is_refused(const BatchNotes *notes, Ordinal ordinal) {
   return notes->refused_count > 0 && hash_search(notes->refused, &ordinal, HASH_FIND, nullptr) != nullptr;
 }
 
-void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refusal) {
+namespace {
+
+OtherKey *copy_other(BatchNotes *notes, const OtherKey &other) {
+  auto *copy = static_cast<OtherKey *>(MemoryContextAlloc(notes->context, sizeof(OtherKey)));
+  const OtherKey *const before = notes->last != nullptr ? notes->last->other : nullptr;
+  *copy = other;
+  copy->schema = share(notes, const_cast<char *>(before != nullptr ? before->schema : nullptr), other.schema);
+  copy->table = share(notes, const_cast<char *>(before != nullptr ? before->table : nullptr), other.table);
+  copy->cluster = share(notes, const_cast<char *>(before != nullptr ? before->cluster : nullptr), other.cluster);
+  copy->key = {copy_bytes(notes->context, other.key), other.key.size()};
+  notes->standing += sizeof(OtherKey) + other.key.size();
+  return copy;
+}
+
+} // namespace
+
+void refuse(BatchNotes *notes, Ordinal ordinal, uint64 table, const core::wire::Refusal &refusal,
+            const OtherKey *other) {
   if (is_refused(notes, ordinal))
     return;
   if (notes->refused_count >= kMaxRefusals)
@@ -96,23 +122,30 @@ void refuse(BatchNotes *notes, Ordinal ordinal, const core::wire::Refusal &refus
   // Copies before the entry: an error in between must not leave a half-filled one.
   Refused copy = {};
   copy.ordinal = ordinal;
-  strlcpy(NameStr(copy.schema), copy_text(notes->context, refusal.schema), NAMEDATALEN);
-  strlcpy(NameStr(copy.table), copy_text(notes->context, refusal.table), NAMEDATALEN);
+  const Refused before = notes->last != nullptr ? *notes->last : Refused{};
+  copy.number = table;
+  copy.schema = share(notes, before.schema, refusal.schema);
+  copy.table = share(notes, before.table, refusal.table);
   copy.kind = refusal.kind;
   copy.key = copy_bytes(notes->context, refusal.key);
   copy.key_size = static_cast<uint32>(refusal.key.size());
   memcpy(copy.sqlstate, refusal.sqlstate.data(), std::min<std::size_t>(refusal.sqlstate.size(), 5));
-  copy.message = copy_cut(notes, refusal.message);
-  copy.detail = copy_cut(notes, refusal.detail);
-  copy.constraint = copy_text(notes->context, refusal.constraint);
+  copy.message = copy_cut(notes, before.message, refusal.message);
+  copy.detail = copy_cut(notes, before.detail, refusal.detail);
+  copy.constraint = share(notes, before.constraint, refusal.constraint);
+  if (other != nullptr && notes->standing + other->key.size() < kMaxStanding)
+    copy.other = copy_other(notes, *other);
   auto *entry = static_cast<Refused *>(hash_search(notes->refused, &ordinal, HASH_ENTER, nullptr));
   *entry = copy;
+  notes->last = entry;
   notes->refused_count += 1;
 }
 
 void forget_refusal(BatchNotes *notes, Ordinal ordinal) {
-  if (notes->refused_count > 0 && hash_search(notes->refused, &ordinal, HASH_REMOVE, nullptr) != nullptr)
-    notes->refused_count -= 1;
+  if (notes->refused_count == 0 || hash_search(notes->refused, &ordinal, HASH_REMOVE, nullptr) == nullptr)
+    return;
+  notes->refused_count -= 1;
+  notes->last = nullptr; // it may have been that one
 }
 
 uint64 write_refusals(const BatchNotes *notes, core::Buffer *out) {
@@ -120,8 +153,8 @@ uint64 write_refusals(const BatchNotes *notes, core::Buffer *out) {
   hash_seq_init(&status, notes->refused);
   while (auto *entry = static_cast<Refused *>(hash_seq_search(&status))) {
     core::wire::Refusal refusal;
-    refusal.schema = view(NameStr(entry->schema));
-    refusal.table = view(NameStr(entry->table));
+    refusal.schema = view(entry->schema);
+    refusal.table = view(entry->table);
     refusal.kind = entry->kind;
     refusal.key = {entry->key, entry->key_size};
     refusal.sqlstate = view(entry->sqlstate);
@@ -131,6 +164,32 @@ uint64 write_refusals(const BatchNotes *notes, core::Buffer *out) {
     write(*out, refusal);
   }
   return static_cast<uint64>(notes->refused_count);
+}
+
+void write_standing(const BatchNotes *notes, core::Buffer *out) {
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, notes->refused);
+  while (const auto *entry = static_cast<const Refused *>(hash_seq_search(&status))) {
+    core::wire::Standing standing;
+    if (entry->other != nullptr) {
+      standing.flags = core::wire::Standing::kOther;
+      if (entry->other->stands)
+        standing.flags |= core::wire::Standing::kOtherStands;
+      standing.schema = view(entry->other->schema);
+      standing.table = view(entry->other->table);
+      standing.cluster = view(entry->other->cluster);
+      standing.key = entry->other->key;
+    }
+    if (entry->image.empty()) {
+      write(*out, standing);
+      continue;
+    }
+    core::Reader image(entry->image);
+    standing.flags |= core::wire::Standing::kImage;
+    standing.columns = image.varint();
+    write(*out, standing);
+    out->bytes(image.position(), image.remaining());
+  }
 }
 
 bool is_wanted(const BatchNotes *notes, Ordinal ordinal) {

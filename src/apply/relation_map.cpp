@@ -413,6 +413,17 @@ Descriptor *find_descriptor(Session *session, uint64 number) {
   return entry->descriptor;
 }
 
+const Descriptor *described_as(const Session *session, Oid relation) {
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, session->tables);
+  while (const auto *entry = static_cast<const TableEntry *>(hash_seq_search(&status)))
+    if (entry->descriptor != nullptr && entry->descriptor->relation == relation) {
+      hash_seq_term(&status);
+      return entry->descriptor;
+    }
+  return nullptr;
+}
+
 void schema_changed(const Descriptor *descriptor, const char *detail) {
   const char *const s = core::wire::kSchemaChanged;
   ereport(ERROR, errcode(sqlstate_of(s)),

@@ -69,6 +69,9 @@ inline constexpr uint64 kStagedNumber = uint64{1} << 32;
 /// Nothing was agreed about this number: raises.
 Descriptor *find_descriptor(Session *session, uint64 number);
 
+/// The one that names this relation here, or nullptr.
+const Descriptor *described_as(const Session *session, Oid relation);
+
 /// After the relation is locked: still the same relation and the same agreement, or kSchemaChanged.
 void recheck_descriptor(Session *session, Descriptor *descriptor, Oid relation);
 

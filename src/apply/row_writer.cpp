@@ -193,8 +193,10 @@ Written update_existing(Attempt *attempt, Target *target, Leaf *leaf) {
   if (must_retry(target, done.result))
     return Written::kRetry;
   List *recheck = NIL;
+  attempt->writing = {leaf, leaf->next};
   if (done.indexes)
     recheck = insert_index_entries(leaf->entries, estate, leaf->next, leaf->existing, done.only_summarizing);
+  attempt->writing = {};
   if (recheck != NIL)
     note_rechecks(attempt, target->owner, leaf->relation, recheck, leaf->next->tts_tid);
   if (leaf->foreign_keys != nullptr)
@@ -312,7 +314,9 @@ Outcome insert_row(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot 
   if (!prepare_row(attempt, target, leaf, row))
     return Outcome::kRefused;
   table_tuple_insert(leaf->relation, row, GetCurrentCommandId(true), 0, nullptr);
+  attempt->writing = {leaf, row};
   List *const recheck = insert_index_entries(leaf->entries, estate, row, nullptr, false);
+  attempt->writing = {};
   if (recheck != NIL)
     note_rechecks(attempt, target->owner, leaf->relation, recheck, row->tts_tid);
   const bool as_noted =

@@ -256,13 +256,28 @@ Leaf *route(Target *target, TupleTableSlot *row) {
   return leaf;
 }
 
-bool find_existing(Leaf *leaf, TupleTableSlot *row) {
-  Datum values[INDEX_MAX_KEYS];
+namespace {
+
+void key_values(const Leaf *leaf, const TupleTableSlot *row, Datum *values) {
   for (int i = 0; i < leaf->key_count; ++i) {
     const AttrNumber attno = leaf->root_attnos != nullptr ? leaf->root_attnos[leaf->key_attnos[i] - 1]
                                                           : leaf->key_attnos[i];
     values[i] = row->tts_values[attno - 1];
   }
+}
+
+} // namespace
+
+bool find_standing(Leaf *leaf, TupleTableSlot *row) {
+  Datum values[INDEX_MAX_KEYS];
+  key_values(leaf, row, values);
+  return pg::find_key(leaf->cursor, values, leaf->existing) && !TransactionIdIsValid(leaf->dirty.xmin) &&
+         !TransactionIdIsValid(leaf->dirty.xmax);
+}
+
+bool find_existing(Leaf *leaf, TupleTableSlot *row) {
+  Datum values[INDEX_MAX_KEYS];
+  key_values(leaf, row, values);
   bool found = pg::find_key(leaf->cursor, values, leaf->existing);
   while (found) {
     const TransactionId busy =

@@ -99,6 +99,9 @@ inline config::Table *rule_of(Leaf *leaf) {
 /// transactions that are about to insert or delete it.
 bool find_existing(Leaf *leaf, TupleTableSlot *row);
 
+/// The same without waiting: false also when somebody is about to insert or delete it.
+bool find_standing(Leaf *leaf, TupleTableSlot *row);
+
 /// Whether any row lies between the keys of two rows of an ascending run. May say yes for no reason.
 bool any_between(Leaf *leaf, TupleTableSlot *first, TupleTableSlot *last);
 

@@ -1,6 +1,8 @@
 // See unique_rechecks.hpp.
 #include "apply/unique_rechecks.hpp"
 
+#include "apply/other_keys.hpp"
+
 namespace seal_sync::apply {
 
 struct UniqueRechecks {
@@ -129,8 +131,14 @@ void run_rechecks(Attempt *attempt) {
       CurrentResourceOwner = owner;
       if (!is_row_error(error))
         ReThrowError(error);
-      attempt->current = attempt->rechecks->entries[attempt->position].row;
+      const Entry &entry = attempt->rechecks->entries[attempt->position];
+      attempt->current = entry.row;
+      OtherKey other;
+      if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+          find_conflict_of(attempt, entry.heap, entry.index, entry.tid, &other))
+        attempt->other = &other;
       refuse_current(attempt, error);
+      attempt->other = nullptr;
       FreeErrorData(error);
       attempt->current = {};
       attempt->position += 1;

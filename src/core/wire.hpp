@@ -50,8 +50,9 @@ inline constexpr std::uint32_t kProtocolMin = 1; // oldest spoken
 // An older one does not send it, an older sender does not read it; a bit that is not known means nothing.
 inline constexpr std::uint64_t kFeatureZstd = 1; // packed chunks
 inline constexpr std::uint64_t kFeatureStream = 2; // wire_begin(ApplyRequest, without a last chunk)
+inline constexpr std::uint64_t kFeatureStanding = 16; // kApplyTellStanding
 inline constexpr std::uint64_t kFeatureStage = 32; // wire_stage, wire_stages, wire_stage_drop, kApplyStages
-inline constexpr std::uint64_t kFeatures = kFeatureZstd | kFeatureStream | kFeatureStage;
+inline constexpr std::uint64_t kFeatures = kFeatureZstd | kFeatureStream | kFeatureStanding | kFeatureStage;
 
 // SQLSTATEs with which wire_apply asks the sender for something (class SS, W for wire).
 inline constexpr char kNeedRows[] = "SSW01";      // partial updates without a row: wire_wanted()
@@ -256,6 +257,7 @@ inline void read(Reader &in, HelloReply &h) {
 /// Bits of ApplyRequest::flags.
 inline constexpr std::uint8_t kApplyCareful = 1; // else no subtransactions, any error fails the batch
 inline constexpr std::uint8_t kApplyStages = 2;  // stages are named; only to a receiver with kFeatureStage
+inline constexpr std::uint8_t kApplyTellStanding = 4; // refusals come with what stands here; only to a receiver with kFeatureStanding
 
 struct ApplyRequest {
   std::uint64_t batch = 0;
@@ -379,6 +381,64 @@ inline void read(Reader &in, Refusal &r) {
   r.message = in.text();
   r.detail = in.text();
   r.constraint = in.text();
+}
+
+/// What stands behind refusals, if that was asked for: one for each, in their order, after the last of
+/// them. Texts are in the receiver's encoding.
+struct Standing {
+  static constexpr std::uint8_t kOther = 1;       // names another key
+  static constexpr std::uint8_t kOtherStands = 2; // whose row stands there and is in the way; else one that is missing there
+  static constexpr std::uint8_t kImage = 4;       // `columns` records follow: what stands under the refused key
+  static constexpr std::uint8_t kKnown = kOther | kOtherStands | kImage;
+  std::uint8_t flags = 0;
+  std::string_view schema, table; // of the other key
+  ByteSpan key;                   // keyrow, as the sender sends keys of that table on this connection
+  std::string_view cluster;       // of the row that stands there; empty: not known
+  std::uint64_t columns = 0;
+};
+struct StandingColumn {
+  static constexpr std::uint8_t kNull = 0, kWhole = 1, kCut = 2; // kCut: a part of it, and its marker
+  std::string_view name;
+  std::uint8_t state = kNull;
+  std::string_view text;
+};
+inline void write(Buffer &out, const Standing &s) {
+  out.u8(s.flags);
+  if ((s.flags & Standing::kOther) != 0) {
+    out.text(s.schema);
+    out.text(s.table);
+    out.sized(s.key);
+    out.text(s.cluster);
+  }
+  if ((s.flags & Standing::kImage) != 0)
+    out.varint(s.columns);
+}
+inline void read(Reader &in, Standing &s) {
+  s.flags = in.u8();
+  if ((s.flags & ~Standing::kKnown) != 0)
+    in.fail();
+  if ((s.flags & Standing::kOther) != 0) {
+    s.schema = in.text();
+    s.table = in.text();
+    s.key = in.sized();
+    s.cluster = in.text();
+  }
+  s.columns = (s.flags & Standing::kImage) != 0 ? in.varint() : 0;
+  if (s.columns > in.remaining())
+    in.fail();
+}
+inline void write(Buffer &out, const StandingColumn &c) {
+  out.text(c.name);
+  out.u8(c.state);
+  if (c.state != StandingColumn::kNull)
+    out.text(c.text);
+}
+inline void read(Reader &in, StandingColumn &c) {
+  c.name = in.text();
+  c.state = in.u8();
+  if (c.state > StandingColumn::kCut)
+    in.fail();
+  c.text = c.state != StandingColumn::kNull ? in.text() : std::string_view();
 }
 
 /// wire_wanted reply: count(varint), then each: table(varint) key(sized keyrow). The sender answers

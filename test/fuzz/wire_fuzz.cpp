@@ -19,6 +19,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
   try_read<ApplyRequest>(bytes);
   try_read<ApplyReply>(bytes);
   try_read<Refusal>(bytes);
+  try_read<Standing>(bytes);
+  try_read<StandingColumn>(bytes);
   try_read<HeartbeatReply>(bytes);
   try_read<StageUse>(bytes);
   try_read<StageRequest>(bytes);

@@ -80,7 +80,7 @@ for ([ 'more chunks', use_of(chunks => 5) ], [ 'fewer rows', use_of(rows => 3) ]
 	like($got->{detail}, $name eq 'unknown' ? qr/There is no stage/ : qr/has 4 chunks and 4 rows/, 'and is told');
 }
 is($sender->apply(stages => [ 's', 's' ])->{error}, '08P01', 'the same one twice');
-is($sender->apply(flags => 4)->{error}, '08P01', 'a flag that is not known');
+is($sender->apply(flags => 8)->{error}, '08P01', 'a flag that is not known');
 is($sender->apply(flags => 2)->{error}, '08P01', 'no stages where they are announced');
 is($sender->apply(flags => 2, extra => "\xff\xff\xff\xff\x0f")->{error}, '08P01', 'more stages than there are bytes');
 is($sender->begin(stages => ['s'])->{error}, '08P01', 'a batch with stages is not streamed');

@@ -107,6 +107,21 @@ TEST_CASE("messages survive the round trip") {
   refusal.constraint = "c";
   round_trip(refusal);
 
+  Standing standing;
+  round_trip(standing);
+  standing.flags = Standing::kOther | Standing::kOtherStands;
+  standing.schema = "public";
+  standing.table = "印章";
+  standing.key = key;
+  standing.cluster = "a";
+  round_trip(standing);
+  StandingColumn column;
+  column.name = "图像";
+  round_trip(column);
+  column.state = StandingColumn::kCut;
+  column.text = "... (51200 bytes)";
+  round_trip(column);
+
   HeartbeatReply heartbeat;
   heartbeat.problem = {};
   heartbeat.batch = 1;
