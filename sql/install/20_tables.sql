@@ -165,6 +165,9 @@ CREATE TABLE seal_sync.origin (
 -- does not fit there (parked, waiting_peer). They are shipped whole when due. key is as in the
 -- change log. Removed when the peer has taken them. skipped: an operator has decided that the peer goes
 -- without this version of the key; never due (next_retry_at is infinity), and the key's next change is shipped whole and takes it out. cluster_id: under which cluster the key was entered.
+-- other_relation and other_key: the key that it has to do with, as the peer says: one that is missing there, or, if other_stands,
+-- one whose row is there and in the way, of other_cluster if that is known. Where that key is held itself, it is the cause.
+-- standing: the row that the peer has under this key, long values cut.
 -- awaits_cluster: it is the cluster that the peer does not accept, whatever it says of the table.
 CREATE TABLE seal_sync.held (
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -185,8 +188,17 @@ CREATE TABLE seal_sync.held (
     first_failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     last_failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     attempts integer NOT NULL DEFAULT 1,
-    next_retry_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    next_retry_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    other_relation oid,
+    other_key bytea,
+    other_cluster name,
+    other_stands boolean NOT NULL DEFAULT false,
+    standing jsonb
 );
+-- Read below SQL with each scan (scan/held_index.cpp), however many keys are held.
+CREATE INDEX held_due ON seal_sync.held (peer, next_retry_at) WHERE state = 'quarantined';
+CREATE INDEX held_left_out ON seal_sync.held (peer, relation, awaits_cluster, cluster_id) WHERE state IN ('parked', 'waiting_peer');
+CREATE INDEX held_other ON seal_sync.held (peer, other_relation, pg_catalog.sha256(other_key)) WHERE other_relation IS NOT NULL;
 CREATE UNIQUE INDEX held_key ON seal_sync.held (peer, relation, pg_catalog.sha256(key));
 
 -- Tables whose rows are to be copied to a peer. stage and pin: the copy has begun, see src/scan/copies.hpp.

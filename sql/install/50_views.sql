@@ -132,10 +132,19 @@ SELECT h.id, h.peer,
     h.relation::regclass AS relation, seal_sync.key_as_json(h.relation, h.key) AS key,
     CASE h.kind WHEN 'P' THEN 'update' WHEN 'D' THEN 'delete' ELSE 'copy' END AS kind,
     i.row_image, h.sqlstate,
-    CASE WHEN t.readable THEN h.message ELSE pg_catalog.format('refused with SQLSTATE %s', h.sqlstate) END AS message,
+    CASE WHEN t.readable THEN h.message ELSE pg_catalog.format('refused with SQLSTATE %s', h.sqlstate) END ||
+        CASE WHEN o.state = 'skipped' AND h.state = 'quarantined'
+            THEN pg_catalog.format('; key %s, on which it depends, was skipped: it waits for that key to change', o.id) ELSE '' END AS message,
     CASE WHEN t.readable THEN h.detail END AS detail, h.constraint_name, h.batch,
-    h.first_failed_at, h.last_failed_at, h.attempts, nullif(h.next_retry_at, 'infinity') AS next_retry_at, NULL::bigint AS held_by, h.state
+    h.first_failed_at, h.last_failed_at, h.attempts, nullif(h.next_retry_at, 'infinity') AS next_retry_at, o.id AS held_by, h.state,
+    CASE WHEN t.readable THEN h.standing END AS standing_image,
+    CASE WHEN t.readable AND h.other_stands AND (h.other_relation = h.relation OR pg_catalog.has_table_privilege(h.other_relation, 'SELECT')
+            AND NOT pg_catalog.row_security_active(h.other_relation))
+        THEN pg_catalog.jsonb_build_object('relation', h.other_relation::regclass, 'key', seal_sync.key_as_json(h.other_relation, h.other_key),
+            'cluster', h.other_cluster) END AS conflicts_with
 FROM seal_sync.held h
+LEFT JOIN seal_sync.held o ON o.peer = h.peer AND o.relation = h.other_relation
+    AND pg_catalog.sha256(o.key) = pg_catalog.sha256(h.other_key) AND o.state IN ('quarantined', 'skipped')
 LEFT JOIN seal_sync.table_rule r ON r.relation = h.relation
 LEFT JOIN seal_sync.cluster c ON c.cluster_id = h.cluster_id OR h.cluster_id = 0 AND c.cluster = r.cluster
 CROSS JOIN LATERAL (SELECT seal_sync.row_image(h.relation, h.key) AS row_image OFFSET 0) i
@@ -144,6 +153,10 @@ CROSS JOIN LATERAL (SELECT pg_catalog.has_table_privilege(h.relation, 'SELECT')
     AND NOT pg_catalog.row_security_active(h.relation) AS readable) t
 WHERE h.state IN ('quarantined', 'skipped');
 COMMENT ON VIEW seal_sync.quarantine IS 'keys that a peer has refused, with its reason; they are tried again, unless skipped';
+COMMENT ON COLUMN seal_sync.quarantine.row_image IS 'the row as it is on this node, and is sent with the next attempt';
+COMMENT ON COLUMN seal_sync.quarantine.standing_image IS 'the row that the peer had under this key at the last attempt, long values cut; null: none, or not told';
+COMMENT ON COLUMN seal_sync.quarantine.conflicts_with IS 'the row of the peer that is in the way: it has the unique value, or refers to this key';
+COMMENT ON COLUMN seal_sync.quarantine.held_by IS 'id of the key that is the cause: once that one has arrived, this one is tried at once';
 
 CREATE VIEW seal_sync.events AS
 SELECT e.at, e.event, e.scope, e.actor, e.application, e.client_addr, e.reason, e.detail FROM seal_sync.event e;
@@ -155,7 +168,7 @@ WITH node AS MATERIALIZED (
 ), held AS MATERIALIZED ( -- a key whose cluster is not noted counts for each that it may belong to
     SELECT c.cluster, pg_catalog.count(*) FILTER (WHERE h.state = 'quarantined') AS quarantined,
         pg_catalog.count(DISTINCT h.relation) FILTER (WHERE h.state = 'parked') AS parked,
-        pg_catalog.min(h.first_failed_at) AS since,
+        pg_catalog.min(h.first_failed_at) AS since, h.peer,
         pg_catalog.string_agg(DISTINCT h.relation::regclass::text, ', ' ORDER BY h.relation::regclass::text) AS tables
     FROM seal_sync.held h
     JOIN seal_sync.table_rule r ON r.relation = h.relation
@@ -163,20 +176,29 @@ WITH node AS MATERIALIZED (
     JOIN seal_sync.cluster c ON c.cluster = s.cluster
         AND (h.cluster_id = c.cluster_id OR h.cluster_id = 0 AND coalesce(r.cluster = c.cluster, true))
     WHERE h.state IN ('quarantined', 'parked')
-    GROUP BY c.cluster
+    GROUP BY c.cluster, h.peer
+), suspended AS MATERIALIZED (
+    SELECT h.cluster, pg_catalog.sum(h.quarantined)::bigint AS quarantined, pg_catalog.min(h.since) AS since,
+        pg_catalog.string_agg(pg_catalog.format('peer "%s" goes without %s (%s)', h.peer, pg_catalog.concat_ws(' and ',
+            CASE WHEN h.quarantined > 0 THEN pg_catalog.format('%s refused keys', h.quarantined) END,
+            CASE WHEN h.parked > 0 THEN pg_catalog.format('%s parked tables', h.parked) END), h.tables), '; ' ORDER BY h.peer) AS message,
+        pg_catalog.concat_ws(' ', CASE WHEN pg_catalog.sum(h.quarantined) > 0
+                THEN 'See seal_sync.quarantine; correct the cause, then seal_sync.quarantine_retry() ships at once, or give keys up with seal_sync.quarantine_skip(…).' END,
+            CASE WHEN pg_catalog.sum(h.parked) > 0 THEN 'See seal_sync.stat_table for what to change in parked tables.' END) AS hint
+    FROM held h GROUP BY h.cluster
 ), described AS (
     SELECT c.cluster, c.cluster_id, c.match_values, c.home_node, c.standby_nodes, s.primary_node, s.epoch, s.since,
         CASE WHEN s.primary_node = n.node THEN 'primary'
              WHEN c.standby_nodes IS NULL OR n.node = ANY (c.standby_nodes) THEN 'standby'
              ELSE 'none' END AS role,
-        n.detached_since, n.detach_reason, h.quarantined, h.parked, h.since AS suspended_since, h.tables AS suspended_tables,
+        n.detached_since, n.detach_reason, h.quarantined, h.since AS suspended_since, h.message, h.hint,
         o.batch_sent, o.batch_acknowledged, o.complete_until AS complete_there,
         greatest(i.complete_until, a.complete_until) AS complete_here,
         coalesce(nullif(i.last_batch, 0), a.batch) AS batch_applied
     FROM seal_sync.cluster c
     JOIN seal_sync.cluster_state s ON s.cluster = c.cluster
     LEFT JOIN node n ON true
-    LEFT JOIN held h ON h.cluster = c.cluster
+    LEFT JOIN suspended h ON h.cluster = c.cluster
     LEFT JOIN LATERAL (
         SELECT pg_catalog.max(h.batch_sent) AS batch_sent, pg_catalog.min(h.batch_acknowledged) AS batch_acknowledged,
             CASE WHEN pg_catalog.count(r.complete_until) = pg_catalog.count(*) THEN pg_catalog.min(r.complete_until) END AS complete_until
@@ -189,10 +211,10 @@ WITH node AS MATERIALIZED (
 )
 SELECT d.cluster, d.role,
     CASE WHEN d.detached_since IS NOT NULL THEN 'DETACHED'
-         WHEN d.suspended_tables IS NOT NULL THEN 'PREFIX_SUSPENDED'
+         WHEN d.message IS NOT NULL THEN 'PREFIX_SUSPENDED'
          WHEN d.role = 'primary' THEN 'PRIMARY' WHEN d.role = 'standby' THEN 'STANDBY' ELSE 'NONE' END AS state,
     CASE WHEN d.detached_since IS NOT NULL THEN d.detached_since
-         WHEN d.suspended_tables IS NOT NULL THEN d.suspended_since ELSE d.since END AS state_since,
+         WHEN d.message IS NOT NULL THEN d.suspended_since ELSE d.since END AS state_since,
     coalesce(d.role = 'primary' AND d.detached_since IS NULL, false) AS accepts_writes,
     d.primary_node, d.home_node, d.standby_nodes, d.epoch,
     CASE d.role WHEN 'standby' THEN d.complete_here WHEN 'primary' THEN d.complete_there END AS complete_until,
@@ -203,11 +225,8 @@ SELECT d.cluster, d.role,
     NULL::bigint AS lost_tail_open, NULL::timestamptz AS last_reconciled_at, NULL::text AS last_reconcile_status,
     NULL::timestamptz AS next_reconcile_at, NULL::timestamptz AS lease_until,
     d.match_values,
-    CASE WHEN d.detached_since IS NOT NULL THEN pg_catalog.format('the node is detached: %s', d.detach_reason)
-         WHEN d.suspended_tables IS NOT NULL
-        THEN pg_catalog.format('quarantined keys: %s, parked tables: %s (%s)', d.quarantined, d.parked, d.suspended_tables) END AS message,
-    CASE WHEN d.detached_since IS NOT NULL THEN 'SELECT seal_sync.node_attach() brings it back.'
-         WHEN d.suspended_tables IS NOT NULL THEN 'See seal_sync.quarantine and seal_sync.stat_table.' END AS hint
+    CASE WHEN d.detached_since IS NOT NULL THEN pg_catalog.format('the node is detached: %s', d.detach_reason) ELSE d.message END AS message,
+    CASE WHEN d.detached_since IS NOT NULL THEN 'SELECT seal_sync.node_attach() brings it back.' ELSE d.hint END AS hint
 FROM described d;
 COMMENT ON VIEW seal_sync.clusters IS 'each cluster: who is primary, whether it accepts writes here, how old a standby is';
 

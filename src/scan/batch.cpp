@@ -3,12 +3,16 @@
 
 #include "pg/boundary.hpp"
 #include "pg/latch.hpp"
+#include "scan/held.hpp"
 #include "scan/keys.hpp"
 
 namespace seal_sync::scan {
 
 void close(Batch *batch) {
   tell_held(batch->session);
+  release_arrived(batch->session);
+  if (batch->held_index != nullptr)
+    close_held_index(batch->held_index);
   for (int i = 0; i < batch->table_count; i++) {
     TableWork *work = batch->order[i];
     if (work->source != nullptr)
@@ -134,15 +138,8 @@ uint64 write_clusters(Batch *batch, core::Buffer *out) {
 namespace {
 
 void remember_released(Batch *batch, const KeyGroup *group) {
-  for (int i = 0; i < group->held_count; i++) {
-    if (batch->released_count == batch->released_capacity) {
-      batch->released_capacity = Max(64, batch->released_capacity * 2);
-      const size_t size = sizeof(int64) * static_cast<size_t>(batch->released_capacity);
-      batch->released = static_cast<int64 *>(
-          batch->released == nullptr ? palloc(size) : repalloc_huge(batch->released, size));
-    }
-    batch->released[batch->released_count++] = group->held[i];
-  }
+  for (int i = 0; i < group->held_count; i++)
+    append_id(&batch->released, &batch->released_count, &batch->released_capacity, group->held[i]);
 }
 
 // Looking at the clock for each row would be felt where rows are small; with fewer samples, one that was

@@ -35,13 +35,17 @@ Position newest_position(); // of a snapshot taken now; nothing of the log is be
 struct Session {
   MemoryContext context;
   NameData peer;
-  int server_encoding_same; // nonzero: peer has our server encoding
+  int peer_encoding; // of the texts in its answers; -1: one that we do not know
   uint32 next_table = 0;
   HTAB *tables = nullptr; // SentTable by root, see descriptor.hpp
   int accepted_count = 0;
   int32 *accepted_clusters = nullptr; // cluster ids the peer accepts from us
   uint64 config_version = 0;          // config::version() when made
   HTAB *troubles = nullptr;           // see troubles.hpp
+  // Ids in seal_sync.held of keys that have arrived, while an operator's open transaction had locked their rows:
+  // to be removed when it has ended.
+  int arrived_count = 0;
+  int64 *arrived = nullptr;
 };
 Session *open_session(const char *peer, MemoryContext parent);
 void close_session(Session *session);

@@ -7,6 +7,7 @@
 #include "scan/copies.hpp"
 #include "scan/copy_scan.hpp"
 #include "scan/descriptor.hpp"
+#include "scan/held_index.hpp"
 #include "scan/history.hpp"
 #include "scan/row_encoder.hpp"
 #include "scan/row_source.hpp"
@@ -35,6 +36,7 @@ struct TableWork {
   CopyScan *copy;          // its rows go with this batch
   bool copy_done;          // to the end
   double copy_bytes;       // size here
+  bool held_asked, any_held;       // whether keys of it are held
   bool marked;                     // the log was full: changes were left out
   int64 inserts, updates, deletes; // captured
   int64 shipped;
@@ -53,7 +55,10 @@ struct Batch {
   int table_count;
   TableWork **order; // in order of first appearance
   int order_capacity;
-  HTAB *held_index;
+  HeldIndex *held_index; // nullptr: no key is held, for whomever
+  int64 *found; // ids of held keys that have changed again
+  int found_count;
+  int found_capacity;
   BaseMap *backlog;
   Oid begins_at; // the scope in which the pass stands, or 0 at its start
   CopyJob *jobs;
@@ -73,6 +78,9 @@ struct Batch {
   int64 *released; // held ids that this batch ships
   int released_count;
   int released_capacity;
+  int64 *kept; // held ids of keys that are held again
+  int kept_count;
+  int kept_capacity;
   LeftOut left_out;
   uint64 number;
 };
@@ -82,6 +90,16 @@ inline bool accepted(const Session *session, int32 cluster_id) {
     if (session->accepted_clusters[i] == cluster_id)
       return true;
   return false;
+}
+
+/// Appends to a palloc'd list that may become large. The current context must be the batch's.
+inline void append_id(int64 **list, int *count, int *capacity, int64 id) {
+  if (*count == *capacity) {
+    *capacity = Max(64, *capacity * 2);
+    const size_t size = sizeof(int64) * static_cast<size_t>(*capacity);
+    *list = static_cast<int64 *>(*list == nullptr ? palloc(size) : repalloc_huge(*list, size));
+  }
+  (*list)[(*count)++] = id;
 }
 
 /// Appends to a palloc'd list what is not in it yet. The current context must be the batch's.
@@ -95,7 +113,7 @@ template <typename T> void remember_once(T **list, int *count, T value) {
 }
 
 /// Whether the key was held, and not skipped, when the batch was taken. collect.cpp.
-bool held_unskipped(const Batch *batch, Oid relation, core::ByteSpan key);
+bool held_unskipped(Batch *batch, Oid relation, core::ByteSpan key);
 
 /// Gives held keys the reason that the peer has named last, for each table that it does not take. To be
 /// called where the transaction is about to commit.

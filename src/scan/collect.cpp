@@ -15,14 +15,11 @@ namespace seal_sync::scan {
 
 namespace {
 
-constexpr int kMaxHeldAtOnce = 50000;
+// More would keep the changes of today waiting behind keys that are refused once more.
+constexpr int kMaxRefusedAtOnce = 5000;
+constexpr int kMaxLeftOutAtOnce = 50000;
 constexpr int kFirstSorters = 4; // these many tables get much memory to sort, the rest little
 constexpr int kMuchMemoryKb = 16 * 1024;
-
-struct HeldIndexEntry {
-  KeyHash hash; // key
-  HeldKey *held;
-};
 
 TableWork *work_for(Batch *batch, Oid root) {
   bool found;
@@ -66,29 +63,28 @@ TableWork *work_for(Batch *batch, Oid root) {
   return work;
 }
 
-/// The held row that stands for this key, if any: then the peer's row is not what we last sent.
-const HeldKey *find_held(const Batch *batch, Oid relation, core::ByteSpan key) {
+/// Whether this key is held, as of X_n: then the peer's row is not what we last sent.
+bool find_held(Batch *batch, TableWork *work, core::ByteSpan key, HeldState *state) {
   if (batch->held_index == nullptr)
-    return nullptr;
-  const KeyHash hash = hash_of(relation, key);
-  const auto *entry = static_cast<HeldIndexEntry *>(hash_search(batch->held_index, &hash, HASH_FIND, nullptr));
-  if (entry == nullptr || entry->held->key.size() != key.size() ||
-      memcmp(entry->held->key.data(), key.data(), key.size()) != 0)
-    return nullptr;
-  return entry->held;
+    return false;
+  if (!work->held_asked) {
+    work->any_held = any_held(batch->held_index, work->root);
+    work->held_asked = true;
+  }
+  return work->any_held && look_up_held(batch->held_index, work->root, key, state);
 }
 
 /// Tables that the peer has said not to take, as far as that is fresh.
-int unfit_tables(Session *session, Datum **roots) {
+int unfit_tables(Session *session, Oid **roots) {
   if (session->tables == nullptr)
     return 0;
   int count = 0;
-  *roots = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(hash_get_num_entries(session->tables) + 1)));
+  *roots = static_cast<Oid *>(palloc(sizeof(Oid) * static_cast<size_t>(hash_get_num_entries(session->tables) + 1)));
   HASH_SEQ_STATUS status;
   hash_seq_init(&status, session->tables);
   while (auto *sent = static_cast<SentTable *>(hash_seq_search(&status)))
     if (!fits_or_unknown(sent))
-      (*roots)[count++] = ObjectIdGetDatum(sent->root);
+      (*roots)[count++] = sent->root;
   return count;
 }
 
@@ -113,27 +109,35 @@ bool owed(const Batch *batch, const TableWork *work, const core::ChangeRun &run,
   return !met_before(batch->backlog, work->root) || standing.base == nullptr || !sees(*standing.base, xid);
 }
 
+int compare_ids(const void *a, const void *b) {
+  const int64 left = *static_cast<const int64 *>(a), right = *static_cast<const int64 *>(b);
+  return left < right ? -1 : left > right ? 1 : 0;
+}
+
+/// Keys whose time has come, and those that depend on them or on what has changed again in this window.
 void collect_held(Batch *batch) {
-  Datum *unfit = nullptr;
-  const int unfit_count = unfit_tables(batch->session, &unfit);
-  HeldKey *held;
-  const int count = load_held(NameStr(batch->session->peer), kMaxHeldAtOnce, unfit, unfit_count,
-                              batch->session->accepted_clusters, batch->session->accepted_count, &held);
-  if (count == 0)
+  if (batch->held_index == nullptr || batch->stale)
     return;
-  HASHCTL ctl{};
-  ctl.keysize = sizeof(KeyHash);
-  ctl.entrysize = sizeof(HeldIndexEntry);
-  ctl.hcxt = batch->context;
-  batch->held_index = hash_create("seal_sync held keys", count, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+  HeldSelection which{};
+  which.refused = kMaxRefusedAtOnce;
+  which.left_out = kMaxLeftOutAtOnce;
+  which.unfit_count = unfit_tables(batch->session, &which.unfit);
+  which.accepted = batch->session->accepted_clusters;
+  which.accepted_count = batch->session->accepted_count;
+  // A key that has changed a thousand times is found as often.
+  qsort(batch->found, static_cast<size_t>(batch->found_count), sizeof(int64), compare_ids);
+  int distinct = 0;
+  for (int i = 0; i < batch->found_count; i++)
+    if (distinct == 0 || batch->found[distinct - 1] != batch->found[i])
+      batch->found[distinct++] = batch->found[i];
+  batch->found_count = distinct;
+  which.found = batch->found;
+  which.found_count = batch->found_count;
+  HeldKey *held;
+  const int count = load_held(batch->held_index, which, &held);
   const MemoryContext scratch =
       AllocSetContextCreate(batch->context, "seal_sync held key", ALLOCSET_DEFAULT_SIZES);
   for (int i = 0; i < count && !batch->stale; i++) {
-    const KeyHash hash = hash_of(held[i].relation, held[i].key);
-    auto *entry = static_cast<HeldIndexEntry *>(hash_search(batch->held_index, &hash, HASH_ENTER, nullptr));
-    entry->held = &held[i];
-    if (!held[i].due)
-      continue;
     TableWork *work = work_for(batch, held[i].relation);
     if (work->unregistered || work->sent->fit == TableFit::kParked ||
         work->sent->fit == TableFit::kWaitingPeer)
@@ -207,8 +211,10 @@ void collect_run(Batch *batch, const core::ChangeRun &run, uint64 xid, const Pos
     if (!owed(batch, work, run, xid, values))
       continue;
     const core::ByteSpan key(start, static_cast<size_t>(reader.position() - start));
-    const HeldKey *held = into == work->waiting ? nullptr : find_held(batch, run.root, key);
-    add_key(into, values, run.leaf, cluster->id, run.mask, whole, held == nullptr ? 0 : held->id);
+    HeldState held{};
+    if (into != work->waiting && find_held(batch, work, key, &held))
+      append_id(&batch->found, &batch->found_count, &batch->found_capacity, held.id);
+    add_key(into, values, run.leaf, cluster->id, run.mask, whole, held.id);
     batch->log_keys++;
   }
 }
@@ -320,9 +326,9 @@ void collect_window(Batch *batch, const Position &previous) {
 
 } // namespace
 
-bool held_unskipped(const Batch *batch, Oid relation, core::ByteSpan key) {
-  const HeldKey *held = find_held(batch, relation, key);
-  return held != nullptr && !held->skipped;
+bool held_unskipped(Batch *batch, Oid relation, core::ByteSpan key) {
+  HeldState held{};
+  return batch->held_index != nullptr && look_up_held(batch->held_index, relation, key, &held) && !held.skipped;
 }
 
 namespace {
@@ -381,8 +387,9 @@ Batch *open(Session *session, const Position &previous, const Stages &stages) {
       work_for(batch, batch->backlog->tables[i].relation);
   }
   plan_copies(batch, stages);
-  collect_held(batch);
+  batch->held_index = open_held_index(NameStr(session->peer), batch->snapshot);
   collect_window(batch, previous);
+  collect_held(batch);
   sort_tables(batch);
   MemoryContextSwitchTo(caller);
   return batch;

@@ -3,14 +3,32 @@
 
 #include "config/event_log.hpp"
 #include "pg/boundary.hpp"
+#include "scan/held_index.hpp"
 
 namespace seal_sync::scan {
 
 namespace {
 
-void execute(const char *sql, int count, Oid *types, Datum *values, const char *nulls, int expected,
-             long limit = 0) {
-  const int rc = SPI_execute_with_args(sql, count, types, values, nulls, false, limit);
+/// A statement for each of many keys, by the id of one at most: parsed and planned once per process.
+struct Statement {
+  const char *sql;
+  SPIPlanPtr plan;
+};
+
+void execute(Statement *statement, int count, Oid *types, Datum *values, const char *nulls, int expected) {
+  if (statement->plan == nullptr) {
+    SPIPlanPtr const plan = SPI_prepare(statement->sql, count, types);
+    if (plan == nullptr || SPI_keepplan(plan) != 0)
+      elog(ERROR, "seal_sync: could not prepare a statement: %s", SPI_result_code_string(SPI_result));
+    statement->plan = plan;
+  }
+  const int rc = SPI_execute_plan(statement->plan, values, nulls, false, 0);
+  if (rc != expected)
+    elog(ERROR, "seal_sync: unexpected SPI result %d", rc);
+}
+
+void execute(const char *sql, int count, Oid *types, Datum *values, const char *nulls, int expected) {
+  const int rc = SPI_execute_with_args(sql, count, types, values, nulls, false, 0);
   if (rc != expected)
     elog(ERROR, "seal_sync: unexpected SPI result %d", rc);
 }
@@ -25,11 +43,26 @@ void set_text(const char *text, Datum *value, char *null) {
     *value = CStringGetTextDatum(text);
 }
 
+/// The same as a name.
+void set_name(const char *text, Datum *value, char *null) {
+  if (text == nullptr || text[0] == '\0')
+    *null = 'n';
+  else
+    *value = name_datum(text);
+}
+
 bytea *to_bytea(core::ByteSpan bytes) {
   auto *copy = static_cast<bytea *>(palloc(bytes.size() + VARHDRSZ));
   SET_VARSIZE(copy, bytes.size() + VARHDRSZ);
   memcpy(VARDATA(copy), bytes.data(), bytes.size());
   return copy;
+}
+
+Datum id_array(const int64 *ids, int count) {
+  auto *elements = static_cast<Datum *>(palloc_extended(sizeof(Datum) * static_cast<size_t>(count + 1), MCXT_ALLOC_HUGE));
+  for (int i = 0; i < count; i++)
+    elements[i] = Int64GetDatum(ids[i]);
+  return PointerGetDatum(construct_array(elements, count, INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE));
 }
 
 bool nothing_held() {
@@ -45,56 +78,34 @@ KeyHash hash_of(Oid relation, core::ByteSpan key) {
   return {relation, DatumGetUInt64(hash_any_extended(key.data(), static_cast<int>(key.size()), 0))};
 }
 
-int load_held(const char *peer, int limit, const Datum *unfit, int unfit_count, const int32 *accepted,
-              int accepted_count, HeldKey **keys) {
-  *keys = nullptr;
-  if (nothing_held()) // the usual case costs one look at the file's size
-    return 0;
-  const MemoryContext caller = CurrentMemoryContext;
-  SPI_connect();
-  auto *clusters = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(accepted_count + 1)));
-  for (int i = 0; i < accepted_count; i++)
-    clusters[i] = Int32GetDatum(accepted[i]);
-  Oid types[3] = {NAMEOID, OIDARRAYOID, INT4ARRAYOID};
-  Datum values[3] = {
-      name_datum(peer),
-      PointerGetDatum(construct_array(const_cast<Datum *>(unfit), unfit_count, OIDOID, sizeof(Oid), true, TYPALIGN_INT)),
-      PointerGetDatum(construct_array(clusters, accepted_count, INT4OID, sizeof(int32), true, TYPALIGN_INT))};
-  execute("SELECT id, relation, key, next_retry_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp(), "
-          "state OPERATOR(pg_catalog.=) 'skipped' "
-          "FROM seal_sync.held WHERE peer OPERATOR(pg_catalog.=) $1 "
-          "AND (state OPERATOR(pg_catalog.=) ANY (ARRAY['quarantined', 'skipped']) "
-          "OR next_retry_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) "
-          "AND relation OPERATOR(pg_catalog.<>) ALL ($2) AND (NOT awaits_cluster OR cluster_id OPERATOR(pg_catalog.=) ANY ($3)) "
-          "ORDER BY next_retry_at",
-          3, types, values, nullptr, SPI_OK_SELECT, limit);
-  const int count = static_cast<int>(SPI_processed);
-  const MemoryContext spi = MemoryContextSwitchTo(caller);
-  *keys = static_cast<HeldKey *>(palloc(sizeof(HeldKey) * static_cast<size_t>(Max(count, 1))));
-  for (int i = 0; i < count; i++) {
-    bool is_null;
-    const HeapTuple tuple = SPI_tuptable->vals[i];
-    const TupleDesc desc = SPI_tuptable->tupdesc;
-    HeldKey *key = &(*keys)[i];
-    key->id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &is_null));
-    key->relation = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &is_null));
-    const bytea *bytes = DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 3, &is_null));
-    key->key = {reinterpret_cast<const uint8_t *>(VARDATA_ANY(bytes)), VARSIZE_ANY_EXHDR(bytes)};
-    key->due = DatumGetBool(SPI_getbinval(tuple, desc, 4, &is_null));
-    key->skipped = DatumGetBool(SPI_getbinval(tuple, desc, 5, &is_null));
+namespace {
+
+/// The id of this key's row as of now; 0: none. By the index, for which the planner might take another one.
+int64 find_now(const char *peer, Oid relation, core::ByteSpan key) {
+  const Snapshot now = RegisterSnapshot(GetLatestSnapshot());
+  HeldIndex *held = open_held_index(peer, now);
+  HeldState state{};
+  if (held != nullptr) {
+    (void)look_up_held(held, relation, key, &state);
+    close_held_index(held);
   }
-  MemoryContextSwitchTo(spi);
-  SPI_finish();
-  return count;
+  UnregisterSnapshot(now);
+  return state.id;
 }
+
+} // namespace
 
 int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::ByteSpan key,
                const HeldReason &reason) {
+  CommandCounterIncrement(); // the same key may come twice
+  int64 id = find_now(peer, relation, key);
+  constexpr int kParameters = 21;
   SPI_connect();
-  Oid types[15] = {NAMEOID, OIDOID, OIDOID, INT4OID, BYTEAOID, TEXTOID, CHAROID, TEXTOID,
-                   TEXTOID, TEXTOID, NAMEOID, INT8OID, BOOLOID, TEXTOID, BOOLOID};
-  Datum values[15] = {};
-  char nulls[16] = "               ";
+  Oid types[kParameters] = {NAMEOID, OIDOID,  OIDOID,  INT4OID, BYTEAOID, TEXTOID,  CHAROID, TEXTOID, TEXTOID, TEXTOID, NAMEOID,
+                            INT8OID, BOOLOID, TEXTOID, BOOLOID, OIDOID,   BYTEAOID, NAMEOID, BOOLOID, JSONBOID, INT8OID};
+  Datum values[kParameters] = {};
+  char nulls[kParameters + 1];
+  memset(nulls, ' ', sizeof nulls);
   values[0] = name_datum(peer);
   values[1] = ObjectIdGetDatum(relation);
   values[2] = ObjectIdGetDatum(leaf);
@@ -106,39 +117,55 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
   set_text(reason.message, &values[8], &nulls[8]);
   set_text(reason.detail, &values[9], &nulls[9]);
   set_text(reason.hint, &values[13], &nulls[13]);
-  if (reason.constraint == nullptr || reason.constraint[0] == '\0')
-    nulls[10] = 'n';
-  else
-    values[10] = name_datum(reason.constraint);
+  set_name(reason.constraint, &values[10], &nulls[10]);
   values[11] = Int64GetDatum(reason.batch);
   values[12] = BoolGetDatum(reason.awaits_cluster);
   values[14] = BoolGetDatum(reason.over_skip);
-  // An update that was refused stays one, though it is tried again with the whole row.
+  if (OidIsValid(reason.other_relation)) {
+    values[15] = ObjectIdGetDatum(reason.other_relation);
+    values[16] = PointerGetDatum(to_bytea(reason.other_key));
+  } else {
+    nulls[15] = nulls[16] = 'n';
+  }
+  set_name(reason.other_cluster, &values[17], &nulls[17]);
+  values[18] = BoolGetDatum(reason.other_stands);
+  if (reason.standing != nullptr)
+    values[19] = DirectFunctionCall1(jsonb_in, CStringGetDatum(reason.standing));
+  else
+    nulls[19] = 'n';
+  values[20] = Int64GetDatum(id);
   // The delay doubles from 1 s to 10 min; parked tables are looked at again as soon as they fit.
-  execute("INSERT INTO seal_sync.held AS h (peer, relation, leaf, cluster_id, key, state, kind, sqlstate, "
-          "message, detail, constraint_name, batch, awaits_cluster, hint, next_retry_at) "
-          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, pg_catalog.clock_timestamp() "
-          "OPERATOR(pg_catalog.+) CASE WHEN $6 OPERATOR(pg_catalog.=) 'quarantined' "
-          "THEN interval '1 s' ELSE interval '0' END) "
-          "ON CONFLICT (peer, relation, pg_catalog.sha256(key)) DO UPDATE SET "
-          "state = CASE WHEN h.state OPERATOR(pg_catalog.=) 'skipped' AND NOT $15 THEN h.state ELSE excluded.state END, "
-          "leaf = excluded.leaf, cluster_id = COALESCE(NULLIF(excluded.cluster_id, 0), h.cluster_id), "
-          "awaits_cluster = excluded.awaits_cluster, "
-          "kind = CASE WHEN h.kind OPERATOR(pg_catalog.=) 'P' AND excluded.kind OPERATOR(pg_catalog.=) 'W' THEN h.kind ELSE excluded.kind END, sqlstate = excluded.sqlstate, message = excluded.message, "
-          "detail = excluded.detail, hint = excluded.hint, constraint_name = excluded.constraint_name, batch = excluded.batch, "
-          "last_failed_at = pg_catalog.clock_timestamp(), attempts = h.attempts OPERATOR(pg_catalog.+) 1, "
-          "next_retry_at = CASE WHEN h.state OPERATOR(pg_catalog.=) 'skipped' AND NOT $15 THEN h.next_retry_at "
-          "WHEN excluded.state OPERATOR(pg_catalog.=) 'quarantined' "
-          "THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) (interval '1 s' OPERATOR(pg_catalog.*) "
-          "LEAST(600::float8, pg_catalog.power(2::float8, LEAST(h.attempts, 10)::float8))) "
-          "ELSE excluded.next_retry_at END "
-          "RETURNING id",
-          15, types, values, nulls, SPI_OK_INSERT_RETURNING);
-  bool is_null;
-  const int64 id =
-      SPI_processed == 1
-          ? DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null))
-          : 0;
+  if (id == 0) {
+    static Statement addition = {
+        "INSERT INTO seal_sync.held (peer, relation, leaf, cluster_id, key, state, kind, sqlstate, message, detail, "
+        "constraint_name, batch, awaits_cluster, hint, other_relation, other_key, other_cluster, other_stands, standing, next_retry_at) "
+        "SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $16, $17, $18, $19, $20, pg_catalog.clock_timestamp() "
+        "OPERATOR(pg_catalog.+) CASE WHEN $6 OPERATOR(pg_catalog.=) 'quarantined' THEN interval '1 s' ELSE interval '0' END "
+        "WHERE $15 IS NOT NULL AND $21 OPERATOR(pg_catalog.=) 0 RETURNING id",
+        nullptr};
+    execute(&addition, kParameters, types, values, nulls, SPI_OK_INSERT_RETURNING);
+    bool is_null;
+    id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+  } else {
+    // An update that was refused stays one, though it is tried again with the whole row.
+    static Statement change = {
+        "WITH free AS (SELECT x.id FROM seal_sync.held x WHERE x.id OPERATOR(pg_catalog.=) $21 FOR NO KEY UPDATE SKIP LOCKED) "
+        "UPDATE seal_sync.held h SET "
+        "state = CASE WHEN h.state OPERATOR(pg_catalog.=) 'skipped' AND NOT $15 THEN h.state ELSE $6 END, "
+        "leaf = $3, cluster_id = COALESCE(NULLIF($4, 0), h.cluster_id), awaits_cluster = $13, "
+        "kind = CASE WHEN h.kind OPERATOR(pg_catalog.=) 'P' AND $7 OPERATOR(pg_catalog.=) 'W' THEN h.kind ELSE $7 END, "
+        "sqlstate = $8, message = $9, detail = $10, constraint_name = $11, batch = $12, hint = $14, "
+        "other_relation = $16, other_key = $17, other_cluster = $18, other_stands = $19, standing = $20, "
+        "last_failed_at = pg_catalog.clock_timestamp(), attempts = h.attempts OPERATOR(pg_catalog.+) 1, "
+        "next_retry_at = CASE WHEN h.state OPERATOR(pg_catalog.=) 'skipped' AND NOT $15 THEN h.next_retry_at "
+        "WHEN $6 OPERATOR(pg_catalog.=) 'quarantined' "
+        "THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) (interval '1 s' OPERATOR(pg_catalog.*) "
+        "LEAST(600::float8, pg_catalog.power(2::float8, LEAST(h.attempts, 10)::float8))) "
+        "ELSE pg_catalog.clock_timestamp() END "
+        "FROM free f WHERE h.id OPERATOR(pg_catalog.=) f.id AND $1 IS NOT NULL AND $2 IS NOT NULL AND $5 IS NOT NULL",
+        nullptr};
+    execute(&change, kParameters, types, values, nulls, SPI_OK_UPDATE);
+  }
   SPI_finish();
   return id;
 }
@@ -164,19 +191,56 @@ bool restate_held(const char *peer, Oid relation, const HeldReason &reason) {
   return any;
 }
 
-void release_held(const int64 *ids, int count) {
-  if (count == 0)
-    return;
-  auto *elements = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(count)));
-  for (int i = 0; i < count; i++)
-    elements[i] = Int64GetDatum(ids[i]);
+namespace {
+
+/// Remembers those that are still there.
+void note_arrived(Session *session, Datum ids) {
   Oid types[1] = {INT8ARRAYOID};
-  Datum values[1] = {
-      PointerGetDatum(construct_array(elements, count, INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE))};
+  Datum values[1] = {ids};
+  execute("SELECT id FROM seal_sync.held WHERE id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1))", 1, types, values, nullptr, SPI_OK_SELECT);
+  const MemoryContext old = MemoryContextSwitchTo(session->context);
+  if (session->arrived != nullptr)
+    pfree(session->arrived);
+  session->arrived = static_cast<int64 *>(palloc(sizeof(int64) * (SPI_processed + 1)));
+  session->arrived_count = static_cast<int>(SPI_processed);
+  MemoryContextSwitchTo(old);
+  bool is_null;
+  for (int i = 0; i < session->arrived_count; i++)
+    session->arrived[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
+}
+
+} // namespace
+
+void release_held(Session *session, const int64 *ids, int count) {
+  if (count == 0) {
+    session->arrived_count = 0;
+    return;
+  }
   SPI_connect();
-  execute("DELETE FROM seal_sync.held WHERE id OPERATOR(pg_catalog.=) ANY ($1)", 1, types, values,
-          nullptr, SPI_OK_DELETE);
+  Oid types[2] = {INT8ARRAYOID, TIMESTAMPTZOID};
+  Datum values[2] = {id_array(ids, count), TimestampTzGetDatum(GetCurrentTimestamp())};
+  execute(
+      "WITH gone AS MATERIALIZED (SELECT c.peer, c.relation, c.key FROM seal_sync.held c WHERE c.id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1))), "
+      "free AS (SELECT d.id FROM gone g JOIN seal_sync.held d ON d.peer OPERATOR(pg_catalog.=) g.peer "
+      "AND d.other_relation OPERATOR(pg_catalog.=) g.relation "
+      "AND pg_catalog.sha256(d.other_key) OPERATOR(pg_catalog.=) pg_catalog.sha256(g.key) "
+      "WHERE d.state OPERATOR(pg_catalog.=) 'quarantined' AND d.next_retry_at OPERATOR(pg_catalog.>) $2 "
+      "AND NOT d.id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1)) FOR NO KEY UPDATE OF d SKIP LOCKED) "
+      "UPDATE seal_sync.held h SET next_retry_at = $2 FROM free f WHERE h.id OPERATOR(pg_catalog.=) f.id",
+      2, types, values, nullptr, SPI_OK_UPDATE);
+  execute(
+      "WITH free AS (SELECT h.id FROM seal_sync.held h WHERE h.id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1)) FOR UPDATE SKIP LOCKED) "
+      "DELETE FROM seal_sync.held h USING free f WHERE h.id OPERATOR(pg_catalog.=) f.id",
+      1, types, values, nullptr, SPI_OK_DELETE);
+  session->arrived_count = 0;
+  if (SPI_processed < static_cast<uint64>(count))
+    note_arrived(session, values[0]);
   SPI_finish();
+}
+
+void release_arrived(Session *session) {
+  if (session->arrived_count > 0)
+    release_held(session, session->arrived, session->arrived_count);
 }
 
 void mark_dirty(Oid relation, const char *reason) {

@@ -7,19 +7,46 @@
 #include "scan/held.hpp"
 #include "scan/keys.hpp"
 #include "scan/log_reader.hpp"
+#include "scan/peer_text.hpp"
+#include "scan/standing.hpp"
 #include "scan/troubles.hpp"
 
 namespace seal_sync::scan {
 
 namespace {
 
-const char *to_cstring(std::string_view text) { return pnstrdup(text.data(), text.size()); }
+// Of refusals that are read at once: it bounds the memory for what the peer says.
+constexpr uint64 kRefusalsAtOnce = 10000;
 
 /// A key that was held before, went out with this batch and is held again: it stays.
 void keep_held(Batch *batch, int64 id) {
-  for (int i = 0; i < batch->released_count; i++)
-    if (batch->released[i] == id)
-      batch->released[i] = 0;
+  const MemoryContext old = MemoryContextSwitchTo(batch->context);
+  append_id(&batch->kept, &batch->kept_count, &batch->kept_capacity, id);
+  MemoryContextSwitchTo(old);
+}
+
+int compare_ids(const void *a, const void *b) {
+  const int64 left = *static_cast<const int64 *>(a), right = *static_cast<const int64 *>(b);
+  return left < right ? -1 : left > right ? 1 : 0;
+}
+
+/// What this batch has shipped of seal_sync.held, and what has arrived before, less what is held again.
+void release_all(Batch *batch) {
+  for (int i = 0; i < batch->session->arrived_count; i++)
+    append_id(&batch->released, &batch->released_count, &batch->released_capacity, batch->session->arrived[i]);
+  qsort(batch->released, static_cast<size_t>(batch->released_count), sizeof(int64), compare_ids);
+  qsort(batch->kept, static_cast<size_t>(batch->kept_count), sizeof(int64), compare_ids);
+  int left = 0, k = 0;
+  for (int i = 0; i < batch->released_count; i++) {
+    const int64 id = batch->released[i];
+    while (k < batch->kept_count && batch->kept[k] < id)
+      k++;
+    if ((k < batch->kept_count && batch->kept[k] == id) || (left > 0 && batch->released[left - 1] == id))
+      continue;
+    batch->released[left++] = id;
+  }
+  batch->released_count = left;
+  release_held(batch->session, batch->released, left);
 }
 
 /// Keeps every key of a sorter in seal_sync.held.
@@ -51,14 +78,15 @@ HeldReason reason_of(const SentTable *sent) {
   return reason;
 }
 
-HeldReason reason_of(const core::wire::Refusal &refusal, uint64 batch) {
+HeldReason reason_of(const Batch *batch, const core::wire::Refusal &refusal) {
+  const Session *session = batch->session;
   HeldReason reason{"quarantined"};
-  reason.sqlstate = to_cstring(refusal.sqlstate);
-  reason.message = to_cstring(refusal.message);
-  reason.detail = to_cstring(refusal.detail);
-  reason.constraint = to_cstring(refusal.constraint);
+  reason.sqlstate = peer_text(session, refusal.sqlstate);
+  reason.message = peer_text(session, refusal.message);
+  reason.detail = peer_text(session, refusal.detail);
+  reason.constraint = peer_text(session, refusal.constraint);
   reason.kind = static_cast<char>(refusal.kind);
-  reason.batch = static_cast<int64>(batch);
+  reason.batch = static_cast<int64>(batch->number);
   return reason;
 }
 
@@ -82,9 +110,11 @@ struct Refused {
 Refused refused_key(const Batch *batch, const core::wire::Refusal &refusal) {
   // By the name the peer was told: the table may have been renamed since.
   const TableWork *work = nullptr;
+  const char *schema = peer_text(batch->session, refusal.schema);
+  const char *table = peer_text(batch->session, refusal.table);
   for (int t = 0; t < batch->table_count; t++) {
     const SentTable *sent = batch->order[t]->sent;
-    if (sent->name != nullptr && refusal.table == sent->name && refusal.schema == sent->schema)
+    if (sent->name != nullptr && strcmp(table, sent->name) == 0 && strcmp(schema, sent->schema) == 0)
       work = batch->order[t];
   }
   if (work == nullptr)
@@ -94,10 +124,10 @@ Refused refused_key(const Batch *batch, const core::wire::Refusal &refusal) {
   core::Reader keyrow(refusal.key);
   read_keyrow(&keyrow, work->sent, values);
   core::Buffer key;
-  init_buffer(&key, batch->context);
+  init_buffer(&key, CurrentMemoryContext);
   write_key(&key, work->table, values);
   const config::Cluster *constant = work->table->constant_cluster;
-  return {work, key.span(), constant != nullptr ? constant->id : 0, reason_of(refusal, batch->number)};
+  return {work, key.span(), constant != nullptr ? constant->id : 0, reason_of(batch, refusal)};
 }
 
 struct RefusedEntry {
@@ -111,7 +141,7 @@ void find_clusters(const Batch *batch, Refused *refused, uint64 count) {
   HASHCTL ctl{};
   ctl.keysize = sizeof(KeyHash);
   ctl.entrysize = sizeof(RefusedEntry);
-  ctl.hcxt = batch->context;
+  ctl.hcxt = CurrentMemoryContext;
   HTAB *wanted = hash_create("seal_sync refused keys", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
   for (uint64 i = 0; i < count; i++)
     if (refused[i].cluster == 0) {
@@ -121,7 +151,7 @@ void find_clusters(const Batch *batch, Refused *refused, uint64 count) {
   if (hash_get_num_entries(wanted) == 0)
     return;
   const MemoryContext scratch =
-      AllocSetContextCreate(batch->context, "seal_sync refused key", ALLOCSET_DEFAULT_SIZES);
+      AllocSetContextCreate(CurrentMemoryContext, "seal_sync refused key", ALLOCSET_DEFAULT_SIZES);
   LogReader *log = open_log(last_acknowledged(NameStr(batch->session->peer)).position, batch->snapshot);
   core::ChangeRun run;
   while (next_run(log, &run, nullptr)) {
@@ -151,15 +181,21 @@ void find_clusters(const Batch *batch, Refused *refused, uint64 count) {
   close_log(log);
 }
 
-void quarantine(Batch *batch, core::Reader *refusals, uint64 count) {
-  if (count == 0)
-    return;
-  if (count > refusals->remaining())
-    ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
-            errmsg("the peer's list of refused keys cannot be read"));
+/// Where the peer says what stands behind its refusals; at the end: it does not.
+core::Reader behind_refusals(core::Reader in, uint64 count) {
+  core::wire::Refusal refusal;
+  for (uint64 i = 0; i < count && in.ok(); i++)
+    core::wire::read(in, refusal);
+  return in;
+}
+
+void quarantine_some(Batch *batch, core::Reader *refusals, core::Reader *standing, uint64 count) {
   auto *refused = static_cast<Refused *>(palloc_extended(sizeof(Refused) * count, MCXT_ALLOC_HUGE));
-  for (uint64 i = 0; i < count; i++)
+  for (uint64 i = 0; i < count; i++) {
     refused[i] = refused_key(batch, next_refusal(refusals));
+    if (!standing->at_end())
+      read_standing(batch->session, refused[i].work->sent, standing, &refused[i].reason);
+  }
   find_clusters(batch, refused, count);
   for (uint64 i = 0; i < count; i++) {
     note_trouble(batch->session, refused[i].work->root, refused[i].reason);
@@ -167,6 +203,22 @@ void quarantine(Batch *batch, core::Reader *refusals, uint64 count) {
     keep_held(batch, hold_key(NameStr(batch->session->peer), refused[i].work->root, InvalidOid, refused[i].cluster,
                               refused[i].key, refused[i].reason));
   }
+}
+
+void quarantine(Batch *batch, core::Reader *refusals, uint64 count) {
+  core::Reader standing = behind_refusals(*refusals, count);
+  const MemoryContext some =
+      AllocSetContextCreate(batch->context, "seal_sync refused keys", ALLOCSET_DEFAULT_SIZES);
+  const MemoryContext old = MemoryContextSwitchTo(some);
+  while (count > 0) {
+    const uint64 now = Min(count, kRefusalsAtOnce);
+    quarantine_some(batch, refusals, &standing, now);
+    count -= now;
+    MemoryContextReset(some);
+    CHECK_FOR_INTERRUPTS();
+  }
+  MemoryContextSwitchTo(old);
+  MemoryContextDelete(some);
 }
 
 void count_tables(const Batch *batch) {
@@ -217,7 +269,7 @@ void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals,
     }
   }
   quarantine(batch, refusals, refusal_count);
-  release_held(batch->released, batch->released_count);
+  release_all(batch);
   if (batch->released_count > 0)
     end_troubles(batch->session);
   insert_history(NameStr(batch->session->peer), 'a', batch->number, id, batch->position, LeftOut{},

@@ -131,8 +131,12 @@ void merge(const SortedKeys *keys, TupleTableSlot *slot, KeyGroup *group) {
   }
   if (!slot->tts_isnull[n + 3]) {
     group->whole = true;
-    if (group->held_count < 4)
-      group->held[group->held_count++] = DatumGetInt64(slot->tts_values[n + 3]);
+    const int64 id = DatumGetInt64(slot->tts_values[n + 3]);
+    bool noted = false; // a held key that has changed again comes from both
+    for (int i = 0; i < group->held_count; i++)
+      noted = noted || group->held[i] == id;
+    if (!noted && group->held_count < 4)
+      group->held[group->held_count++] = id;
   }
 }
 

@@ -62,6 +62,19 @@ void tell_missing(const Choice &choice, const Arg &found) {
   notice(message, detail);
 }
 
+/// Keys that were refused only because a key that is now skipped is not there: nothing is decided about them.
+void tell_dependants(const Arg &skipped) {
+  const Rows left = query("SELECT pg_catalog.count(*), pg_catalog.min(d.id) FROM seal_sync.held c "
+                          "JOIN seal_sync.held d ON d.peer = c.peer AND d.other_relation = c.relation "
+                          "AND pg_catalog.sha256(d.other_key) = pg_catalog.sha256(c.key) AND d.state = 'quarantined' "
+                          "WHERE c.id IN (SELECT pg_catalog.unnest($1::pg_catalog.int8[]))",
+                          {skipped});
+  if (left.text(0, 0) != "0")
+    notice(left.text(0, 0) + " keys that depend on skipped ones stay in quarantine, the lowest id is " + left.text(0, 1),
+           "They are tried again, and refused as long as the peer does not have what they depend on.",
+           "Skip them as well, or see held_by in seal_sync.quarantine.");
+}
+
 /// Sets state and time of the chosen keys and records it; returns their number. Keys that were skipped
 /// before are meant only where their ids are given.
 int64 decide(const char *event, const char *state, const char *next_retry_at, const Choice &choice,
@@ -88,7 +101,10 @@ int64 decide(const char *event, const char *state, const char *next_retry_at, co
     const std::string &ids = tables.text(i, 3); // {1,2}
     found += (found.empty() ? "" : ",") + ids.substr(1, ids.size() - 2);
   }
-  tell_missing(choice, arg("{" + found + "}"));
+  const Arg decided = arg("{" + found + "}");
+  tell_missing(choice, decided);
+  if (keys > 0 && std::string_view(state) == "skipped")
+    tell_dependants(decided);
   return keys;
 }
 

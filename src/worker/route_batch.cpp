@@ -402,7 +402,8 @@ private:
     apply.generation = link_.generation();
     apply.complete_until = pg::call([this] { return scan::taken_at(batch_); });
     const std::vector<wire::Id> stages = streaming_ ? std::vector<wire::Id>{} : named();
-    apply.flags = static_cast<std::uint8_t>((careful ? wire::kApplyCareful : 0) | (stages.empty() ? 0 : wire::kApplyStages));
+    apply.flags = static_cast<std::uint8_t>((careful ? wire::kApplyCareful : 0) | (stages.empty() ? 0 : wire::kApplyStages) |
+                                            (link_.facts().tells_standing ? wire::kApplyTellStanding : 0));
     apply.chunks = chunks_;
     apply.rows = row_count;
     apply.clusters = pg::call([&] { return scan::write_clusters(batch_, cluster_records); });

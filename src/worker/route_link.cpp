@@ -243,6 +243,7 @@ RouteLink::Told RouteLink::say_hello() {
     throw core::Error("08P01", "peer \"" + peer_ + "\" sent an answer to hello that cannot be read");
   facts_.streams = (features & wire::kFeatureStream) != 0;
   facts_.stages = (features & wire::kFeatureStage) != 0;
+  facts_.tells_standing = (features & wire::kFeatureStanding) != 0;
   agree_on_compression(features);
   facts_.version = reply.version;
   facts_.protocol = reply.protocol;
@@ -298,7 +299,7 @@ void RouteLink::make_session(const Told &told) {
     scan::load_troubles(session);
     // What was declared while the peer answered has not been claimed: claims_changed() is to see it.
     session->config_version = claims_version_;
-    session->server_encoding_same = told.encoding == GetDatabaseEncodingName() ? 1 : 0;
+    session->peer_encoding = pg_char_to_encoding(told.encoding.c_str());
     return session;
   });
   not_taken_.clear();

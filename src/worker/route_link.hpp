@@ -94,6 +94,7 @@ public:
     std::string tls;
     bool streams = false; // knows wire_begin
     bool stages = false;  // knows wire_stage
+    bool tells_standing = false; // knows kApplyTellStanding
     const char *compression = ""; // zstd, off, or unavailable: wanted, and the peer is too old for it
   };
   [[nodiscard]] const PeerFacts &facts() const noexcept { return facts_; }

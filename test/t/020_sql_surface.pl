@@ -105,7 +105,7 @@ $east->safe_psql($db, 'SELECT seal_sync.sync_now()');
 is(value($east, q(SELECT cluster, relation, key, row_image ->> 'cluster_id', sqlstate, constraint_name, state FROM seal_sync.quarantine)),
 	'a|app.seal|{"id": "11"}|a|23514|small|quarantined', 'a refused key is in quarantine, with its row');
 is(value($east, q(SELECT state, quarantined_keys, message FROM seal_sync.clusters WHERE cluster = 'a')),
-	'PREFIX_SUSPENDED|1|quarantined keys: 1, parked tables: 0 (app.seal)', 'the cluster says so');
+	'PREFIX_SUSPENDED|1|peer "west" goes without 1 refused keys (app.seal)', 'the cluster says so');
 is(value($east, q(SELECT severity, scope FROM seal_sync.health WHERE code = 'quarantined_keys')), 'critical|table app.seal', 'and health');
 is(value($west, q(SELECT count(*) FROM app.seal WHERE id = '12')), '1', 'its neighbour went through');
 $west->safe_psql($db, 'ALTER TABLE app.seal DROP CONSTRAINT small');
