@@ -43,7 +43,7 @@ std::string_view cut(std::string_view text, std::size_t limit) {
   return text.substr(0, static_cast<std::size_t>(pg_mbcliplen(text.data(), looked_at, static_cast<int>(limit))));
 }
 
-/// `before` when it says the same: thousands of rows violate one constraint.
+/// `before` when it says the same: thousands of rows violate one constraint. What is shared is kept once, and sent with each.
 char *share(BatchNotes *notes, char *before, std::string_view text) {
   if (before != nullptr && text == std::string_view(before, strlen(before)))
     return before;
@@ -52,10 +52,8 @@ char *share(BatchNotes *notes, char *before, std::string_view text) {
 
 char *copy_cut(BatchNotes *notes, char *before, std::string_view text) {
   text = cut(text, notes->texts < kMaxTexts ? kMaxText : kShortText);
-  if (before != nullptr && text == std::string_view(before, strlen(before)))
-    return before;
   notes->texts += text.size();
-  return copy_text(notes->context, text);
+  return share(notes, before, text);
 }
 
 uint8 *copy_bytes(MemoryContext context, core::ByteSpan bytes) {
