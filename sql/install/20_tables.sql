@@ -112,7 +112,7 @@ $$;
 -- What a route has sent (kind b, written durably before anything leaves the node) and what the peer
 -- has acknowledged (kind a). Rows are only inserted; two tables in turn, emptied by TRUNCATE.
 -- excluded: roots whose keys were left out (parked, waiting_peer) and went to seal_sync.held. copied: tables that
--- the batch copies, or whose copy it completes.
+-- the batch copies, or whose copy it completes; copied_jobs and copied_pins: their rows in seal_sync.copy.
 DO $$
 BEGIN
     FOR i IN 0..1 LOOP
@@ -127,7 +127,9 @@ BEGIN
             excluded_clusters integer[] NOT NULL,
             copied oid[] NOT NULL,
             keys bigint NOT NULL,
-            at timestamptz NOT NULL) WITH (autovacuum_enabled = off)', i);
+            at timestamptz NOT NULL,
+            copied_jobs bigint[] NOT NULL,
+            copied_pins pg_snapshot[] NOT NULL) WITH (autovacuum_enabled = off)', i);
     END LOOP;
 END
 $$;
@@ -206,11 +208,12 @@ CREATE UNIQUE INDEX held_key ON seal_sync.held (peer, relation, pg_catalog.sha25
 CREATE TABLE seal_sync.copy (
     peer name NOT NULL REFERENCES seal_sync.peer ON DELETE CASCADE,
     relation oid NOT NULL,
+    job bigint NOT NULL GENERATED ALWAYS AS IDENTITY UNIQUE, -- a table that is taken out and added again is another job
     requested_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     stage uuid,
     pin pg_snapshot,
     staged_only boolean NOT NULL DEFAULT false,
-    waits text CHECK (waits IN ('waiting_peer', 'parked')), -- what the peer has said of the table
+    waits text CHECK (waits IN ('waiting_peer', 'parked', 'refused')), -- what the peer has said of the table, or of its rows
     wait_message text,
     wait_hint text,
     begun_at timestamptz,

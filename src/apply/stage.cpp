@@ -9,6 +9,7 @@
 #include "apply/stream.hpp"
 #include "apply/unpack.hpp"
 #include "config/config.hpp"
+#include "pg/guc.hpp"
 
 namespace seal_sync::apply {
 
@@ -130,6 +131,22 @@ void keep_chunks(Session *session, StageHeader *header) {
   header->rows += static_cast<int64>(buffer->rows);
 }
 
+void check_size(const Session *session, const StageHeader &header) {
+  if (guc::max_stage_size == 0)
+    return;
+  StageHeader *others;
+  const int count = list_stages(session->origin, &others);
+  int64 bytes = header.bytes;
+  for (int i = 0; i < count; i++)
+    if (others[i].number != header.number)
+      bytes += others[i].bytes;
+  if (bytes > static_cast<int64>(guc::max_stage_size) * 1024 * 1024)
+    ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+            errmsg("node \"%s\" wants to stage more than seal_sync.max_stage_size", NameStr(session->origin)),
+            errdetail("The limit is %d MB.", guc::max_stage_size),
+            errhint("Raise seal_sync.max_stage_size there; the copy goes on by itself."));
+}
+
 bytea *note_of(core::ByteSpan note) {
   auto *value = static_cast<bytea *>(palloc(note.size() + VARHDRSZ));
   SET_VARSIZE(value, note.size() + VARHDRSZ);
@@ -162,6 +179,7 @@ void stage_collected(Session *session, core::Reader *in, core::Buffer *reply) {
   header.pass = static_cast<int32>(request.pass);
   session->stagings += 1;
   keep_chunks(session, &header);
+  check_size(session, header);
   if (header.pass == header.first_pass) {
     header.first_pass_chunks = header.chunks;
     header.first_pass_rows = header.rows;

@@ -3,6 +3,7 @@
 
 #include "apply/reply.hpp"
 #include "config/config.hpp"
+#include "pg/guc.hpp"
 
 extern "C" {
 #include "commands/sequence.h"
@@ -426,6 +427,11 @@ bool clean_stages() {
       empty_tables();
   } else if (ConditionalLockRelationOid(chunks, RowExclusiveLock) &&
              ConditionalLockRelationOid(tables, RowExclusiveLock)) {
+    // Of a peer that does not come back. One that is at work on its stage has the row, and is left alone.
+    (void)execute(psprintf("DELETE FROM seal_sync.stage s WHERE s.ctid = ANY (ARRAY(SELECT o.ctid FROM seal_sync.stage o "
+                           "WHERE o.last_at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => %d) FOR UPDATE SKIP LOCKED))",
+                           guc::stage_retention),
+                  SPI_OK_DELETE);
     more = delete_pieces();
     if (!more)
       (void)execute("DELETE FROM seal_sync.stage_table t"

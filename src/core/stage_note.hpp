@@ -7,7 +7,7 @@
 // peer that changes its note harms nobody but itself.
 //
 //   note     := head positions(varint) position* tables(varint) table* cuts(varint) cut* rest(varint)
-//   head     := version(u8 = 1) kind(u8) pass(u32) relation(u32) pass_cuts(u32) fingerprint(u64)
+//   head     := version(u8 = 2) kind(u8) pass(u32) relation(u32) pass_cuts(u32) fingerprint(u64) stage(16) number(u64) chunks(u64) rows(u64)
 //   position := xmin(varint) xmax - xmin(varint) running(varint) step(varint)*   each xid as the distance to the one before, from xmin
 //   table    := relation(u32) pass(u32) signature(u64)     pass: the first one that has met the table
 //   cut      := scope(u32) at_end(u8) base(varint) key(sized)
@@ -18,9 +18,11 @@
 
 #include "core/bytes.hpp"
 
+#include <algorithm>
+
 namespace seal_sync::core {
 
-inline constexpr std::uint8_t kStageNoteVersion = 1;
+inline constexpr std::uint8_t kStageNoteVersion = 2;
 
 enum class StageKind : std::uint8_t {
   kBacklog = 'B', // a batch that takes long; scope is the registered table
@@ -33,6 +35,10 @@ struct StageNoteHead {
   std::uint32_t relation = 0; // kCopy: the registered table
   std::uint32_t pass_cuts = 0; // of the current pass; 0: it is at its start
   std::uint64_t fingerprint = 0; // of the clusters that go to the peer
+  std::uint8_t stage[16] = {};   // which stage it speaks of: a peer may hand out another one's
+  std::uint64_t number = 0;      // of the newest batch or part that the sender had noted durably: one that does not know it has lost
+                                 // transactions that the bases name, and their xids mean something else by now (trap T1)
+  std::uint64_t chunks = 0, rows = 0; // in the stage, as the sender has counted
 };
 
 inline void write(Buffer &out, const StageNoteHead &head) {
@@ -42,6 +48,10 @@ inline void write(Buffer &out, const StageNoteHead &head) {
   out.u32(head.relation);
   out.u32(head.pass_cuts);
   out.u64(head.fingerprint);
+  out.bytes(head.stage, sizeof head.stage);
+  out.u64(head.number);
+  out.u64(head.chunks);
+  out.u64(head.rows);
 }
 
 inline void read(Reader &in, StageNoteHead &head) {
@@ -55,6 +65,12 @@ inline void read(Reader &in, StageNoteHead &head) {
   head.relation = in.u32();
   head.pass_cuts = in.u32();
   head.fingerprint = in.u64();
+  const ByteSpan stage = in.bytes(sizeof head.stage);
+  if (stage.size() == sizeof head.stage)
+    std::copy(stage.begin(), stage.end(), head.stage);
+  head.number = in.u64();
+  head.chunks = in.u64();
+  head.rows = in.u64();
 }
 
 /// The xids of a snapshot, ascending, as distances.

@@ -11,6 +11,7 @@ namespace seal_sync::guc {
 
 int apply_lock_timeout = 2000;
 int connect_timeout = 10000;
+int debug_part_size = 0;
 int debug_rotation_period = 5000;
 bool debug_stage_copies = false;
 int copy_max_rate = 0;
@@ -20,10 +21,12 @@ int event_retention = 400 * 24 * 60 * 60;
 int guard = kGuardRefuse;
 int log_full_action = kMarkDirty;
 int max_batch_size = 65536;
+int max_stage_size = 262144;
 int max_log_size = 10240;
 int max_snapshot_age = 300000;
 int reply_timeout = 60000;
 int resend_window = 900;
+int stage_retention = 7 * 86400;
 int retry_max = 5000;
 int retry_min = 1000;
 int scan_period = 1000;
@@ -75,6 +78,8 @@ void init() {
   DefineCustomStringVariable("seal_sync.databases", "Databases in which workers run.",
                              "Empty: every database that has the extension.", &databases, "",
                              PGC_SIGHUP, GUC_LIST_INPUT, check_databases, nullptr, nullptr);
+  DefineCustomIntVariable("seal_sync.debug_part_size", "Largest part of a copy, in bytes; its notes are a sixteenth of that.", "For tests. 0: as fast as the link.",
+                          &debug_part_size, 0, 0, INT_MAX, PGC_SIGHUP, GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, nullptr, nullptr, nullptr);
   DefineCustomIntVariable("seal_sync.debug_rotation_period", "How often the change log is rotated.",
                           "For tests.", &debug_rotation_period, debug_rotation_period, 10, kDay * 1000, PGC_SIGHUP,
                           GUC_UNIT_MS | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE, nullptr, nullptr, nullptr);
@@ -101,6 +106,9 @@ void init() {
   DefineCustomIntVariable("seal_sync.max_log_size", "Largest size of the change log.",
                           "0 means no limit.", &max_log_size, max_log_size, 0, INT_MAX / 2, PGC_SIGHUP,
                           GUC_UNIT_MB, nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("seal_sync.max_stage_size", "How much one peer may stage here.",
+                          "Copies of large tables and long backlogs are kept in the database until they are whole. 0 means no limit.",
+                          &max_stage_size, max_stage_size, 0, INT_MAX / 2, PGC_SIGHUP, GUC_UNIT_MB, nullptr, nullptr, nullptr);
   define_ms("seal_sync.max_snapshot_age", "How long one batch may hold its snapshot.",
             "A batch that takes longer is abandoned and taken anew.", &max_snapshot_age, 1000,
             kDay * 1000);
@@ -121,6 +129,9 @@ void init() {
   define_ms("seal_sync.stage_after", "How long a batch may be on its way before its parts are kept on the peer.",
             "From then on a break of the connection costs what was sent since the last part, not the batch.", &stage_after, 10,
             kDay * 1000);
+  DefineCustomIntVariable("seal_sync.stage_retention", "How long what a peer has staged is kept for it.",
+                          "Counted from its last part; a peer that comes back later sends it again.", &stage_retention, stage_retention, 60,
+                          INT_MAX, PGC_SIGHUP, GUC_UNIT_S, nullptr, nullptr, nullptr);
   DefineCustomBoolVariable("seal_sync.wake_on_commit",
                            "Whether a commit that changed registered tables wakes the workers.",
                            nullptr, &wake_on_commit, true, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);

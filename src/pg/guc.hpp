@@ -11,6 +11,7 @@ enum LogFullAction : int { kMarkDirty, kRefuseWrites };
 
 extern int apply_lock_timeout; // ms
 extern int connect_timeout;    // ms
+extern int debug_part_size; // bytes
 extern int debug_rotation_period;
 extern bool debug_stage_copies;
 extern int copy_max_rate;      // kB a second, 0: no limit
@@ -20,10 +21,12 @@ extern int event_retention; // s
 extern int guard;           // Guard
 extern int log_full_action; // LogFullAction
 extern int max_batch_size;  // MB
+extern int max_stage_size;  // MB
 extern int max_log_size;    // MB, 0: no limit
 extern int max_snapshot_age; // ms
 extern int reply_timeout;    // ms
 extern int resend_window;    // s
+extern int stage_retention;  // s
 extern int retry_max;        // ms
 extern int retry_min;        // ms
 extern int scan_period;      // ms

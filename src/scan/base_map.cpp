@@ -76,6 +76,10 @@ void write_note(const BaseMap *map, core::Buffer *out) {
   head.relation = map->relation;
   head.pass_cuts = static_cast<std::uint32_t>(map->pass_cuts);
   head.fingerprint = map->fingerprint;
+  memcpy(head.stage, map->stage.bytes, sizeof head.stage);
+  head.number = map->number;
+  head.chunks = map->chunks;
+  head.rows = map->rows;
   core::write(*out, head);
   out->varint(static_cast<uint64>(map->position_count));
   for (int i = 0; i < map->position_count; i++) {
@@ -106,6 +110,10 @@ BaseMap *read_note(MemoryContext parent, core::ByteSpan note) {
   core::StageNoteHead head;
   core::read(in, head);
   BaseMap *map = make_base_map(parent, head.kind, head.relation, head.pass, head.fingerprint);
+  memcpy(map->stage.bytes, head.stage, sizeof head.stage);
+  map->number = head.number;
+  map->chunks = head.chunks;
+  map->rows = head.rows;
   const size_t positions = core::read_count(in, 3);
   for (size_t i = 0; i < positions && in.ok(); i++) {
     Position position;
@@ -152,6 +160,58 @@ BaseMap *read_note(MemoryContext parent, core::ByteSpan note) {
     return nullptr;
   }
   return map;
+}
+
+/// Pairs of the cuts [begin, end) become one, which ends where the second ended. Returns how many are left, from `to` on.
+static int merge_cuts(BaseMap *map, int begin, int end, int to) {
+  const int first = to;
+  for (int i = begin; i < end; i += 2) {
+    Cut cut = map->cuts[i];
+    if (i + 1 < end) {
+      // Stretches of one pass were read one after the other: the first one's base is the older one. "Never" is older than all.
+      const int base = map->cuts[i + 1].base == kNever ? kNever : cut.base;
+      if (!cut.key.empty())
+        pfree(const_cast<uint8_t *>(cut.key.data()));
+      cut = map->cuts[i + 1];
+      cut.base = base;
+    }
+    map->cuts[to++] = cut;
+  }
+  return to - first;
+}
+
+bool shrink(BaseMap *map) {
+  if (map->cut_count <= 2)
+    return false;
+  const int of_pass = merge_cuts(map, 0, map->pass_cuts, 0);
+  map->cut_count = of_pass + merge_cuts(map, map->pass_cuts, map->cut_count, of_pass);
+  map->pass_cuts = of_pass;
+  // Positions that no stretch has any more
+  auto *to = static_cast<int *>(MemoryContextAllocZero(map->context, sizeof(int) * static_cast<Size>(map->position_count + 1)));
+  int kept = 0;
+  const auto keep_position = [&](int *base) {
+    if (*base == kNever)
+      return;
+    if (to[*base] == 0)
+      to[*base] = ++kept;
+    *base = to[*base] - 1;
+  };
+  for (int i = 0; i < map->cut_count; i++)
+    keep_position(&map->cuts[i].base);
+  keep_position(&map->rest);
+  auto *positions = static_cast<Position *>(MemoryContextAllocHuge(map->context, sizeof(Position) * static_cast<Size>(Max(kept, 1))));
+  for (int i = 0; i < map->position_count; i++)
+    if (to[i] > 0)
+      positions[to[i] - 1] = map->positions[i];
+    else if (map->positions[i].xip != nullptr)
+      pfree(map->positions[i].xip);
+  if (map->positions != nullptr)
+    pfree(map->positions);
+  map->positions = positions;
+  map->position_count = kept;
+  map->position_capacity = Max(kept, 1);
+  pfree(to);
+  return true;
 }
 
 // ---- where a key stands ---------------------------------------------------------------------------
@@ -245,19 +305,21 @@ void note_table(BaseMap *map, Oid relation, uint64 signature) {
     *append(map->context, &map->tables, &map->table_count, &map->table_capacity) = {relation, map->pass, signature};
 }
 
-void advance(BaseMap *map, Oid scope, core::ByteSpan key, const Position &position) {
+bool advance(BaseMap *map, Oid scope, core::ByteSpan key, const Position &position) {
+  const config::Table *table = key.empty() ? nullptr : config::find_table(scope);
+  if (!key.empty() && (table == nullptr || !table->usable || !OidIsValid(table->key_index)))
+    return false;
   const int base = position_index(map, position);
   // What is left of the pass before: the cuts behind this key. They were prepared for this batch, and stand still in it.
   Datum values[INDEX_MAX_KEYS];
   if (!key.empty()) {
     core::Reader reader(key);
-    read_key(&reader, config::find_table(scope), values);
+    read_key(&reader, table, values);
   }
   int behind = map->pass_cuts;
   while (behind < map->cut_count) {
     const Cut &cut = map->cuts[behind];
     if (cut.scope != scope ? cut.scope > scope : !key.empty() && (cut.at_end || [&] {
-          const config::Table *table = config::find_table(scope);
           Datum theirs[INDEX_MAX_KEYS];
           core::Reader reader(cut.key);
           read_key(&reader, table, theirs);
@@ -281,6 +343,7 @@ void advance(BaseMap *map, Oid scope, core::ByteSpan key, const Position &positi
   map->cuts[at] = cut;
   map->cut_count = at + 1 + kept;
   map->pass_cuts = at + 1;
+  return true;
 }
 
 void finish_pass(BaseMap *map, const Position &position) {
@@ -293,7 +356,8 @@ void finish_pass(BaseMap *map, const Position &position) {
 }
 
 uint64 session_fingerprint(const Session *session) {
-  uint64 hash = 1;
+  // Another timeline: a promotion, or a recovery. Transactions of before may be lost, and their xids be used once more.
+  uint64 hash = GetWALInsertionTimeLine();
   for (int i = 0; i < config::cluster_count(); i++) {
     const config::Cluster *cluster = config::cluster_at(i);
     bool goes = false;

@@ -29,6 +29,9 @@ struct BaseMap {
   Oid relation;       // kCopy: the registered table
   uint32 pass;
   uint64 fingerprint; // of the clusters that go, see session_fingerprint()
+  core::wire::Id stage; // which this is the map of
+  uint64 number;        // of the newest entry in the route's history when it was written
+  uint64 chunks, rows;  // in the stage
   int pass_cuts;      // of the current pass
   Cut *cuts;
   int cut_count, cut_capacity;
@@ -48,6 +51,9 @@ BaseMap *make_base_map(MemoryContext parent, core::StageKind kind, Oid relation,
 /// Nothing when the note cannot be read, or its parts do not fit together.
 BaseMap *read_note(MemoryContext parent, core::ByteSpan note);
 void write_note(const BaseMap *map, core::Buffer *out);
+/// Makes the note about half as long: neighbouring stretches go under the older of their bases, so more is owed, and nothing is
+/// lost. False: it is as short as it can be.
+bool shrink(BaseMap *map);
 void drop_base_map(BaseMap *map);
 
 /// Whether its tables and clusters are what they were when keys were staged; else the stage is of no use.
@@ -66,8 +72,9 @@ Standing standing_of(const BaseMap *map, Oid scope, const Datum *values);
 
 /// The table's keys are in the stage from here on. Its pass must not have begun with the table.
 void note_table(BaseMap *map, Oid relation, uint64 signature);
-/// All keys up to this one, or to the end of the scope with an empty key, are staged as of `position`.
-void advance(BaseMap *map, Oid scope, core::ByteSpan key, const Position &position);
+/// All keys up to this one, or to the end of the scope with an empty key, are staged as of `position`. False: the table is
+/// not what it was.
+bool advance(BaseMap *map, Oid scope, core::ByteSpan key, const Position &position);
 /// So is everything behind: the next pass begins.
 void finish_pass(BaseMap *map, const Position &position);
 

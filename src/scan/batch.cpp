@@ -29,7 +29,9 @@ void close(Batch *batch) {
   MemoryContextDelete(batch->context);
 }
 
-int64 collected(const Batch *batch) { return batch->log_keys + batch->held_keys + batch->marks + batch->copies; }
+int64 collected(const Batch *batch) {
+  return batch->log_keys + batch->held_keys + batch->marks + batch->copies + (batch->left_keys > kManyLeftKeys ? 1 : 0);
+}
 int64 shipped_rows(const Batch *batch) { return batch->rows; }
 int64 shipped_deletes(const Batch *batch) { return batch->delete_rows; }
 const Position &position(const Batch *batch) { return batch->position; }
@@ -46,11 +48,16 @@ TimestampTz taken_at(const Batch *batch) { return batch->taken_at; }
 bool stale(const Batch *batch) { return batch->stale; }
 
 bool worth_shipping(const Batch *batch) {
-  if (batch->log_keys + batch->marks > 0)
+  if (batch->marks > 0 || batch->left_keys > kManyLeftKeys)
     return true;
   for (int i = 0; i < batch->table_count; i++) {
     const TableWork *work = batch->order[i];
     if (fits(work) && (keys_added(work->keys) > 0 || work->copy != nullptr || work->activates != nullptr))
+      return true;
+    // Keys that the peer does not take are held, but for those of a copy that waits for it.
+    if (work->log_keys > 0 && (fits(work) || work->activates == nullptr))
+      return true;
+    if (work->gives_up)
       return true;
   }
   return batch->backlog != nullptr; // what is staged
@@ -108,8 +115,12 @@ void commit_to_history(Batch *batch, uint64 number, const core::wire::Id &id) {
       remember_once(&batch->left_out.roots, &batch->left_out.root_count, batch->order[i]->root);
   for (int i = 0; i < batch->table_count; i++) {
     const TableWork *work = batch->order[i];
-    if (fits(work) && (work->copy != nullptr || work->activates != nullptr))
-      remember_once(&batch->left_out.copied, &batch->left_out.copied_count, work->root);
+    if (!completes_copy(work))
+      continue;
+    const Size size = sizeof(LeftOut::Copied) * static_cast<Size>(batch->left_out.copied_count + 1);
+    LeftOut::Copied **copied = &batch->left_out.copied;
+    *copied = static_cast<LeftOut::Copied *>(*copied == nullptr ? palloc(size) : repalloc(*copied, size));
+    (*copied)[batch->left_out.copied_count++] = {work->root, work->job->job, work->job->begun, work->job->pin};
   }
   batch->number = number;
   insert_history(NameStr(batch->session->peer), 'b', number, id, batch->position, batch->left_out,
@@ -232,9 +243,12 @@ bool copy_rows(Batch *batch, TableWork *work, core::Buffer *out, size_t limit) {
     batch->stale = true;
     return false;
   }
+  constexpr int kMostLookedAt = 20000;
+  int looked = 0;
   config::Table *last = nullptr;
   for (;;) {
-    if (out->size + encoded_bytes(work->encoder) >= limit)
+    // Rows of other clusters fill no chunk: the caller looks at the clock after so many, and lets go of the table's locks.
+    if (out->size + encoded_bytes(work->encoder) >= limit || looked++ == kMostLookedAt)
       break;
     config::Table *leaf = nullptr;
     TupleTableSlot *row = next_copied(work->copy, &leaf, &batch->stale);
@@ -305,24 +319,41 @@ double inline_bytes(const Batch *batch) {
   return bytes;
 }
 
-int inline_copies(const Batch *batch, Oid *relations, int most) {
+int copied_jobs(const Batch *batch, bool staged, int64 *jobs, Oid *relations, int most) {
   int count = 0;
-  for (int i = 0; i < batch->table_count; i++)
-    if (batch->order[i]->copy != nullptr && count < most)
-      relations[count++] = batch->order[i]->root;
+  for (int i = 0; i < batch->table_count && count < most; i++) {
+    const TableWork *work = batch->order[i];
+    if (work->copy == nullptr && !(staged && work->activates != nullptr))
+      continue;
+    jobs[count] = work->job->job;
+    relations[count++] = work->root;
+  }
   return count;
 }
 
-void note_waiting_copies(Batch *batch) {
-  for (int i = 0; i < batch->job_count; i++) {
+bool backlog_useless(const Batch *batch) { return batch->backlog_useless; }
+
+int useless_copies(const Batch *batch, core::wire::Id *ids, int most) {
+  int count = 0;
+  for (int i = 0; i < batch->job_count && count < most; i++)
+    if (batch->jobs[i].useless)
+      ids[count++] = batch->jobs[i].stage;
+  return count;
+}
+
+int waiting_copies(const Batch *batch, CopyWait *waits, int most) {
+  int count = 0;
+  for (int i = 0; i < batch->job_count && count < most; i++) {
     const auto *work = static_cast<const TableWork *>(hash_search(batch->tables, &batch->jobs[i].relation, HASH_FIND, nullptr));
     if (work == nullptr || work->unregistered || work->sent == nullptr || fits_or_unknown(work->sent))
       continue;
     const SentTable *sent = work->sent;
-    note_copy_waits(NameStr(batch->session->peer), &batch->jobs[i],
-                    sent->fit == TableFit::kWaitingPeer ? "waiting_peer" : "parked",
-                    sent->message != nullptr ? sent->message : "", sent->hint != nullptr ? sent->hint : "");
+    const char *message = sent->message != nullptr ? sent->message : "";
+    if (batch->jobs[i].wait_message == nullptr || strcmp(batch->jobs[i].wait_message, message) != 0)
+      waits[count++] = {batch->jobs[i].job, sent->fit == TableFit::kWaitingPeer ? "waiting_peer" : "parked", message,
+                        sent->hint != nullptr ? sent->hint : ""};
   }
+  return count;
 }
 
 int64 copy_rows_read(const Batch *batch) { return batch->copy_rows_read; }

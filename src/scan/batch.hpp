@@ -66,6 +66,10 @@ struct Stages {
     BaseMap *map;
   } *copies = nullptr;
   int copy_count = 0;
+  // Tables whose copy the peer has refused a moment ago as a whole, and one whose last part came to nothing: others go first.
+  const Oid *held_back = nullptr;
+  int held_back_count = 0;
+  Oid stale_copy = InvalidOid;
   double inline_bytes = 0; // tables up to that size in all are copied within one batch; kNoLimit: the peer knows no stages
 };
 
@@ -137,9 +141,18 @@ bool has_copies(const Batch *batch);
 int activated(const Batch *batch, core::wire::Id *ids, int most);
 /// Whether tables are copied within this batch, and how many bytes they take here.
 double inline_bytes(const Batch *batch);
-int inline_copies(const Batch *batch, Oid *relations, int most);
-/// Notes for each table to be copied whether it waits for the peer. After all of them were described.
-void note_waiting_copies(Batch *batch);
+/// Jobs of tables that are copied within this batch; with `staged` also of those whose copy it completes.
+int copied_jobs(const Batch *batch, bool staged, int64 *jobs, Oid *relations, int most);
+/// A table to be copied that the peer does not take (yet), and has not said so before. Texts live as long as the batch's connection.
+struct CopyWait {
+  int64 job;
+  const char *state, *message, *hint;
+};
+/// After all of them were described.
+int waiting_copies(const Batch *batch, CopyWait *waits, int most);
+/// The backlog, or a complete copy, does not fit the tables as they are now: it has to be dropped.
+bool backlog_useless(const Batch *batch);
+int useless_copies(const Batch *batch, core::wire::Id *ids, int most);
 /// Rows that the copy has looked at, whether they go to this peer or not.
 int64 copy_rows_read(const Batch *batch);
 

@@ -31,12 +31,16 @@ struct TableWork {
   RowEncoder *encoder;
   // The copy of the table, if there is one to be made.
   bool left_to_copy;       // nothing of it goes before all its rows are staged
+  const CopyJob *job;      // seal_sync.copy has one
+  const Position *since;   // its window begins there; nullptr: where the batch's does
   const CopyJob *activates; // all are: its changes since the pin go along
+  bool gives_up;           // the peer does not take it for long: what has changed since the pin is held, as of any such table
   BaseMap *copied;         // which rows were staged when
   CopyScan *copy;          // its rows go with this batch
   bool copy_done;          // to the end
   double copy_bytes;       // size here
   bool held_asked, any_held;       // whether keys of it are held
+  int64 log_keys;
   bool marked;                     // the log was full: changes were left out
   int64 inserts, updates, deletes; // captured
   int64 shipped;
@@ -60,6 +64,7 @@ struct Batch {
   int found_count;
   int found_capacity;
   BaseMap *backlog;
+  bool backlog_useless;
   Oid begins_at; // the scope in which the pass stands, or 0 at its start
   CopyJob *jobs;
   int job_count;
@@ -68,6 +73,7 @@ struct Batch {
   Reached reached;
   core::Buffer reached_key;
   int64 log_keys;
+  int64 left_keys; // of tables that wait for their copy
   int64 held_keys;
   int64 marks;
   int64 rows;
@@ -119,6 +125,14 @@ bool held_unskipped(Batch *batch, Oid relation, core::ByteSpan key);
 /// called where the transaction is about to commit.
 void tell_held(Session *session);
 
+/// A batch whose window holds so many keys that wait for a copy moves on, though it ships nothing: else each scan would read them again.
+inline constexpr int64 kManyLeftKeys = 10000;
+
 inline bool fits(const TableWork *work) { return work->sent->fit == TableFit::kFits; }
+
+/// With this batch all rows of the table are on the peer. Not so with one part of a copy, which has no job here.
+inline bool completes_copy(const TableWork *work) {
+  return fits(work) && work->job != nullptr && (work->copy != nullptr || work->activates != nullptr);
+}
 
 } // namespace seal_sync::scan

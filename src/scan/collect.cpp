@@ -5,6 +5,7 @@
 // locks that do not wait, and DDL in the way makes the batch stale.
 #include "core/change_log_codec.hpp"
 #include "pg/boundary.hpp"
+#include "pg/guc.hpp"
 #include "scan/batch_state.hpp"
 #include "scan/copies.hpp"
 #include "scan/held.hpp"
@@ -18,6 +19,8 @@ namespace {
 // More would keep the changes of today waiting behind keys that are refused once more.
 constexpr int kMaxRefusedAtOnce = 5000;
 constexpr int kMaxLeftOutAtOnce = 50000;
+/// How long a copy that the peer does not take keeps the log: as long as acknowledged changes are kept.
+int give_up_ms() { return Min(guc::resend_window, PG_INT32_MAX / 1000) * 1000; }
 constexpr int kFirstSorters = 4; // these many tables get much memory to sort, the rest little
 constexpr int kMuchMemoryKb = 16 * 1024;
 
@@ -74,14 +77,20 @@ bool find_held(Batch *batch, TableWork *work, core::ByteSpan key, HeldState *sta
   return work->any_held && look_up_held(batch->held_index, work->root, key, state);
 }
 
-/// Tables that the peer has said not to take, as far as that is fresh.
-int unfit_tables(Session *session, Oid **roots) {
-  if (session->tables == nullptr)
-    return 0;
+/// Tables of which nothing can go now: the peer has said not to take them, as far as that is fresh, or their copy goes first. Their held
+/// keys would fill the share of all others.
+int unfit_tables(const Batch *batch, Oid **roots) {
+  const HTAB *tables = batch->session->tables;
   int count = 0;
-  *roots = static_cast<Oid *>(palloc(sizeof(Oid) * static_cast<size_t>(hash_get_num_entries(session->tables) + 1)));
+  const int64 most = (tables == nullptr ? 0 : hash_get_num_entries(const_cast<HTAB *>(tables))) + batch->table_count;
+  *roots = static_cast<Oid *>(palloc(sizeof(Oid) * static_cast<size_t>(most + 1)));
+  for (int i = 0; i < batch->table_count; i++)
+    if (batch->order[i]->left_to_copy)
+      (*roots)[count++] = batch->order[i]->root;
+  if (tables == nullptr)
+    return count;
   HASH_SEQ_STATUS status;
-  hash_seq_init(&status, session->tables);
+  hash_seq_init(&status, const_cast<HTAB *>(tables));
   while (auto *sent = static_cast<SentTable *>(hash_seq_search(&status)))
     if (!fits_or_unknown(sent))
       (*roots)[count++] = sent->root;
@@ -121,7 +130,7 @@ void collect_held(Batch *batch) {
   HeldSelection which{};
   which.refused = kMaxRefusedAtOnce;
   which.left_out = kMaxLeftOutAtOnce;
-  which.unfit_count = unfit_tables(batch->session, &which.unfit);
+  which.unfit_count = unfit_tables(batch, &which.unfit);
   which.accepted = batch->session->accepted_clusters;
   which.accepted_count = batch->session->accepted_count;
   // A key that has changed a thousand times is found as often.
@@ -166,10 +175,12 @@ void collect_run(Batch *batch, const core::ChangeRun &run, uint64 xid, const Pos
     return;
   // The copy has them all; a change that was not logged (a mark) is noted with the window it is in.
   const bool new_here = !sees(previous, xid);
-  if (work->activates != nullptr ? sees(work->activates->pin, xid) : !new_here)
+  if (work->since != nullptr ? sees(*work->since, xid) : !new_here)
     return;
-  if (work->left_to_copy && run.kind != core::ChangeKind::kMark)
+  if (work->left_to_copy && run.kind != core::ChangeKind::kMark) {
+    batch->left_keys += run.keys;
     return;
+  }
   SortedKeys *into = work->keys;
   if (!accepted(batch->session, cluster->id)) {
     remember_once(&batch->left_out.clusters, &batch->left_out.cluster_count, cluster->id);
@@ -216,6 +227,7 @@ void collect_run(Batch *batch, const core::ChangeRun &run, uint64 xid, const Pos
       append_id(&batch->found, &batch->found_count, &batch->found_capacity, held.id);
     add_key(into, values, run.leaf, cluster->id, run.mask, whole, held.id);
     batch->log_keys++;
+    work->log_keys++;
   }
 }
 
@@ -274,37 +286,119 @@ BaseMap *map_of(const Stages &stages, const CopyJob &job) {
   return nullptr;
 }
 
+bool held_back(const Stages &stages, Oid relation) {
+  for (int i = 0; i < stages.held_back_count; i++)
+    if (stages.held_back[i] == relation)
+      return true;
+  return false;
+}
+
+/// A job, and what hinders it. A row must not come before the row it refers to: a child is activated when its parents are
+/// there, or with them. Before, all its rows would be refused.
+struct Plan {
+  CopyJob *job;
+  bool ready;   // this batch can complete it
+  bool stuck;   // the peer does not take the table, or did not take the copy; or so it is with a parent
+  int *parents; // indexes of jobs
+  int parent_count;
+};
+
+Plan *make_plans(CopyJob *jobs, int count) {
+  auto *plans = static_cast<Plan *>(palloc0(sizeof(Plan) * static_cast<Size>(Max(count, 1))));
+  for (int i = 0; i < count; i++) {
+    plans[i].job = &jobs[i];
+    plans[i].parents = static_cast<int *>(palloc(sizeof(int) * static_cast<Size>(count)));
+    if (!ConditionalLockRelationOid(jobs[i].relation, AccessShareLock))
+      continue; // DDL has it: nothing is done about it in this batch
+    const Relation rel = try_relation_open(jobs[i].relation, NoLock);
+    if (rel != nullptr) {
+      ListCell *cell;
+      List *const keys = static_cast<List *>(copyObjectImpl(RelationGetFKeyList(rel))); // looking up a table may drop the cached one
+      foreach (cell, keys) {
+        const config::Table *parent = config::find_table(static_cast<ForeignKeyCacheInfo *>(lfirst(cell))->confrelid);
+        for (int p = 0; p < count && parent != nullptr; p++)
+          if (p != i && jobs[p].relation == parent->root && plans[i].parent_count < count)
+            plans[i].parents[plans[i].parent_count++] = p;
+      }
+      relation_close(rel, NoLock);
+    }
+    UnlockRelationOid(jobs[i].relation, AccessShareLock);
+  }
+  return plans;
+}
+
+/// What holds of a parent holds of its children: stuck, and not ready.
+void settle_plans(Plan *plans, int count) {
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (int i = 0; i < count; i++)
+      for (int p = 0; p < plans[i].parent_count; p++) {
+        const Plan &parent = plans[plans[i].parents[p]];
+        if (plans[i].ready && !parent.ready) {
+          plans[i].ready = false;
+          changed = true;
+        }
+        if (!plans[i].stuck && parent.stuck)
+          plans[i].stuck = changed = true;
+      }
+  }
+}
+
 /// Decides for each table that is to be copied what this batch does about it.
 void plan_copies(Batch *batch, const Stages &stages) {
   batch->job_count = load_copies(NameStr(batch->session->peer), &batch->jobs);
+  if (batch->job_count == 0)
+    return;
   double room = stages.inline_bytes;
-  const bool may_begin = batch->job_count > 0 && batch->backlog == nullptr && all_clusters_accepted(batch->session);
+  const bool all_accepted = all_clusters_accepted(batch->session);
+  Plan *plans = make_plans(batch->jobs, batch->job_count);
   for (int i = 0; i < batch->job_count && !batch->stale; i++) {
-    CopyJob *job = &batch->jobs[i];
+    CopyJob *job = plans[i].job;
     TableWork *work = work_for(batch, job->relation);
     if (work->unregistered)
+      continue;
+    work->job = job;
+    plans[i].stuck = !all_accepted || !fits_or_unknown(work->sent) || held_back(stages, job->relation);
+    if (plans[i].stuck)
       continue;
     if (job->begun) {
       BaseMap *map = map_of(stages, *job);
       // A backlog that has begun without it goes first: its first pass may not meet rows of a copy.
-      const bool complete = map != nullptr && map->pass > 1 && (batch->backlog == nullptr || batch->backlog->pass > 1);
-      if (complete && prepare(map)) {
-        work->activates = job;
-        work->copied = map;
-        batch->copies++;
-      } else {
-        work->left_to_copy = true;
+      plans[i].ready = map != nullptr && map->pass > 1 && (batch->backlog == nullptr || batch->backlog->pass > 1);
+      if (plans[i].ready && !prepare(map)) {
+        job->useless = true;
+        plans[i].ready = false;
       }
-      continue;
+      work->copied = map;
+    } else if (batch->backlog == nullptr && (!job->staged_only || room >= kNoLimit)) {
+      work->copy_bytes = bytes_of(job->relation, &batch->stale);
+      plans[i].ready = work->copy_bytes <= room;
+      if (plans[i].ready)
+        room -= work->copy_bytes;
     }
-    if (!may_begin || (job->staged_only && room < kNoLimit) || !fits_or_unknown(work->sent))
+  }
+  settle_plans(plans, batch->job_count);
+  for (int i = 0; i < batch->job_count && !batch->stale; i++) {
+    CopyJob *job = plans[i].job;
+    TableWork *work = work_for(batch, job->relation);
+    if (work->unregistered)
       continue;
-    work->copy_bytes = bytes_of(job->relation, &batch->stale);
-    if (work->copy_bytes > room)
-      continue;
-    room -= work->copy_bytes;
-    work->copy = begin_copy(work->table, batch->snapshot, InvalidOid, {});
-    batch->copies++;
+    const bool idle = job->last_at != 0 && TimestampDifferenceExceeds(job->last_at, batch->taken_at, give_up_ms());
+    if (job->begun && plans[i].ready) {
+      work->activates = job;
+      work->since = &job->pin;
+      batch->copies++;
+    } else if (job->begun && plans[i].stuck && idle && batch->backlog == nullptr) {
+      // The log is not kept from the pin for ever.
+      work->gives_up = true;
+      work->since = &job->pin;
+      batch->copies++;
+    } else if (job->begun) {
+      work->left_to_copy = true;
+    } else if (plans[i].ready) {
+      work->copy = begin_copy(work->table, batch->snapshot, InvalidOid, {});
+      batch->copies++;
+    }
   }
 }
 
@@ -313,8 +407,8 @@ void collect_window(Batch *batch, const Position &previous) {
       AllocSetContextCreate(batch->context, "seal_sync key", ALLOCSET_DEFAULT_SIZES);
   const Position *from = &previous;
   for (int i = 0; i < batch->table_count; i++)
-    if (batch->order[i]->activates != nullptr && !covers(batch->order[i]->activates->pin, *from))
-      from = &batch->order[i]->activates->pin;
+    if (batch->order[i]->since != nullptr && !covers(*batch->order[i]->since, *from))
+      from = batch->order[i]->since;
   LogReader *log = open_log(*from, batch->snapshot);
   core::ChangeRun run;
   uint64 xid;
@@ -375,7 +469,7 @@ Batch *open(Session *session, const Position &previous, const Stages &stages) {
   Batch *batch = make_batch(session);
   batch->backlog = stages.backlog;
   if (batch->backlog != nullptr && !prepare(batch->backlog)) {
-    batch->stale = true;
+    batch->stale = batch->backlog_useless = true;
     MemoryContextSwitchTo(caller);
     return batch;
   }
@@ -399,32 +493,50 @@ bool next_to_stage(Session *session, const Stages &stages, CopyJob *job) {
   config::refresh();
   CopyJob *jobs;
   const int count = load_copies(NameStr(session->peer), &jobs);
-  if (count == 0)
+  // Rows of every cluster go with a copy; while a backlog is staged its tables are not read twice.
+  if (count == 0 || !all_clusters_accepted(session) || stages.backlog != nullptr)
     return false;
-  const bool may_begin = all_clusters_accepted(session);
+  Plan *plans = make_plans(jobs, count);
+  auto *wanted = static_cast<bool *>(palloc0(sizeof(bool) * static_cast<Size>(count)));
   double room = stages.inline_bytes; // as plan_copies() counts
   for (int i = 0; i < count; i++) {
-    *job = jobs[i];
-    if (job->begun) {
-      const BaseMap *map = map_of(stages, *job);
-      if (map != nullptr && map->pass > 1)
-        continue;
-    }
+    const BaseMap *map = jobs[i].begun ? map_of(stages, jobs[i]) : nullptr;
+    plans[i].ready = map != nullptr && map->pass > 1;
+    const config::Table *table = config::find_table(jobs[i].relation);
     // One that does not fit is asked for again now and then, as any other.
-    const config::Table *table = stages.backlog == nullptr ? config::find_table(job->relation) : nullptr;
-    if (table == nullptr || !table->usable || !fits_or_unknown(sent_table(session, table)))
-      continue;
-    if (job->begun)
-      return true;
-    if (!may_begin)
+    plans[i].stuck = table == nullptr || !table->usable || !fits_or_unknown(sent_table(session, table)) || held_back(stages, jobs[i].relation);
+    if (plans[i].ready || plans[i].stuck)
       continue;
     bool busy = false;
-    const double bytes = job->staged_only ? 0 : bytes_of(job->relation, &busy);
-    if (job->staged_only || (!busy && bytes > room))
-      return true;
-    room -= bytes;
+    const double bytes = jobs[i].begun || jobs[i].staged_only ? 0 : bytes_of(jobs[i].relation, &busy);
+    wanted[i] = jobs[i].begun || jobs[i].staged_only || (!busy && bytes > room);
+    if (!wanted[i])
+      room -= bytes;
   }
-  return false;
+  const auto waits = [&](int i) {
+    for (int p = 0; p < plans[i].parent_count; p++)
+      if (!plans[plans[i].parents[p]].ready)
+        return true;
+    return false;
+  };
+  // Parents first, so that no copy stands complete and pins the log while theirs are made; of a cycle any.
+  int *order = static_cast<int *>(palloc(sizeof(int) * static_cast<Size>(count * 2)));
+  int ordered = 0;
+  for (int i = 0; i < count; i++)
+    if (wanted[i] && !waits(i))
+      order[ordered++] = i;
+  settle_plans(plans, count);
+  for (int i = 0; i < count; i++)
+    if (wanted[i] && !plans[i].stuck)
+      order[ordered++] = i;
+  for (int o = 0; o < ordered; o++)
+    if (jobs[order[o]].relation != stages.stale_copy) {
+      *job = jobs[order[o]];
+      return true;
+    }
+  if (ordered > 0)
+    *job = jobs[order[0]];
+  return ordered > 0;
 }
 
 Batch *open_copy(Session *session, Oid relation, BaseMap *map) {

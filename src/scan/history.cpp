@@ -19,7 +19,7 @@ namespace seal_sync::scan {
 namespace {
 
 constexpr int kTables = 2;
-enum Column { kEntry, kPeer, kKind, kBatch, kBatchId, kSnapshot, kExcluded, kExcludedClusters, kCopied, kKeys, kAt, kColumns };
+enum Column { kEntry, kPeer, kKind, kBatch, kBatchId, kSnapshot, kExcluded, kExcludedClusters, kCopied, kKeys, kAt, kCopiedJobs, kCopiedPins, kColumns };
 
 Oid history_table(int number) {
   char name[NAMEDATALEN];
@@ -94,6 +94,50 @@ void read_oids(Datum array, Oid **oids, int *count) {
     (*oids)[i] = DatumGetObjectId(elements[i]);
 }
 
+Datum array_of(Datum *elements, bool *nulls, int count, Oid type, int16 length, bool by_value) {
+  int dims[1] = {count};
+  int lower[1] = {1};
+  if (count == 0)
+    return PointerGetDatum(construct_empty_array(type));
+  return PointerGetDatum(construct_md_array(elements, nulls, 1, dims, lower, type, length, by_value, TYPALIGN_DOUBLE));
+}
+
+void write_copied(const LeftOut &left_out, Datum *values) {
+  const auto count = static_cast<Size>(Max(left_out.copied_count, 1));
+  auto *relations = static_cast<Oid *>(palloc(sizeof(Oid) * count));
+  auto *jobs = static_cast<Datum *>(palloc(sizeof(Datum) * count));
+  auto *pins = static_cast<Datum *>(palloc0(sizeof(Datum) * count));
+  auto *no_pin = static_cast<bool *>(palloc(sizeof(bool) * count));
+  for (int i = 0; i < left_out.copied_count; i++) {
+    const LeftOut::Copied &copied = left_out.copied[i];
+    relations[i] = copied.relation;
+    jobs[i] = Int64GetDatum(copied.job);
+    no_pin[i] = !copied.has_pin;
+    if (copied.has_pin)
+      pins[i] = position_to_datum(copied.pin);
+  }
+  values[kCopied] = oid_array(relations, left_out.copied_count);
+  values[kCopiedJobs] = array_of(jobs, nullptr, left_out.copied_count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL);
+  values[kCopiedPins] = array_of(pins, no_pin, left_out.copied_count, PG_SNAPSHOTOID, -1, false);
+}
+
+void read_copied(const Datum *values, LeftOut *left_out) {
+  Oid *relations;
+  read_oids(values[kCopied], &relations, &left_out->copied_count);
+  Datum *jobs, *pins;
+  bool *no_pin;
+  int job_count, pin_count;
+  deconstruct_array(DatumGetArrayTypePCopy(values[kCopiedJobs]), INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &jobs, nullptr, &job_count);
+  deconstruct_array(DatumGetArrayTypePCopy(values[kCopiedPins]), PG_SNAPSHOTOID, -1, false, TYPALIGN_DOUBLE, &pins, &no_pin, &pin_count);
+  left_out->copied_count = Min(left_out->copied_count, Min(job_count, pin_count));
+  left_out->copied = static_cast<LeftOut::Copied *>(palloc0(sizeof(LeftOut::Copied) * static_cast<Size>(Max(left_out->copied_count, 1))));
+  for (int i = 0; i < left_out->copied_count; i++) {
+    left_out->copied[i] = {relations[i], DatumGetInt64(jobs[i]), !no_pin[i], {}};
+    if (!no_pin[i])
+      left_out->copied[i].pin = position_from_datum(pins[i]);
+  }
+}
+
 HistoryEntry newest_of_kind(const char *peer, char kind) {
   HistoryEntry found;
   int64 newest = -1;
@@ -141,7 +185,7 @@ void insert_history(const char *peer, char kind, uint64 number, const core::wire
   values[kExcluded] = oid_array(left_out.roots, left_out.root_count);
   values[kExcludedClusters] = PointerGetDatum(
       construct_array(clusters, left_out.cluster_count, INT4OID, sizeof(int32), true, TYPALIGN_INT));
-  values[kCopied] = oid_array(left_out.copied, left_out.copied_count);
+  write_copied(left_out, values);
   values[kKeys] = Int64GetDatum(keys);
   values[kAt] = TimestampTzGetDatum(GetCurrentTimestamp());
 
@@ -178,7 +222,7 @@ LeftOut left_out_of(const char *peer, uint64 number, const core::wire::Id &id) {
         !(to_entry(values).id == id))
       return;
     read_oids(values[kExcluded], &left_out.roots, &left_out.root_count);
-    read_oids(values[kCopied], &left_out.copied, &left_out.copied_count);
+    read_copied(values, &left_out);
     Datum *elements;
     int count;
     deconstruct_array(DatumGetArrayTypePCopy(values[kExcludedClusters]), INT4OID, sizeof(int32), true,
@@ -191,16 +235,32 @@ LeftOut left_out_of(const char *peer, uint64 number, const core::wire::Id &id) {
 }
 
 void rewind_to(const char *peer, const HistoryEntry &entry) {
-  // Rows that were copied later are gone over there, and the log does not have them.
+  // Rows that were copied later are gone over there, and the log does not have them. Of a table that had a pin nothing was shipped
+  // between the pin and the copy: the peer's rows are those of the pin.
+  LeftOut again;
   for_each_entry(peer, [&](Datum *values) {
     if (DatumGetChar(values[kKind]) != 'b' || static_cast<uint64>(DatumGetInt64(values[kBatch])) <= entry.number)
       return;
-    Oid *copied;
-    int count;
-    read_oids(values[kCopied], &copied, &count);
-    for (int i = 0; i < count; i++)
-      file_copy(peer, copied[i]);
+    LeftOut left_out;
+    read_copied(values, &left_out);
+    for (int i = 0; i < left_out.copied_count; i++) {
+      const LeftOut::Copied &copied = left_out.copied[i];
+      LeftOut::Copied *known = nullptr;
+      for (int k = 0; k < again.copied_count; k++)
+        if (again.copied[k].relation == copied.relation)
+          known = &again.copied[k];
+      if (known == nullptr) {
+        const Size size = sizeof(LeftOut::Copied) * static_cast<Size>(again.copied_count + 1);
+        again.copied = static_cast<LeftOut::Copied *>(again.copied == nullptr ? palloc(size) : repalloc(again.copied, size));
+        again.copied[again.copied_count++] = copied;
+      } else if (copied.has_pin && (!known->has_pin || covers(known->pin, copied.pin))) {
+        *known = copied;
+      }
+    }
   });
+  for (int i = 0; i < again.copied_count; i++)
+    file_copy(peer, again.copied[i].relation, again.copied[i].has_pin ? &again.copied[i].pin : nullptr);
+  lower_pins(peer, entry.position);
   insert_history(peer, 'a', entry.number, entry.id, entry.position, LeftOut{}, 0, false);
 }
 
@@ -238,6 +298,22 @@ int needed_positions(const char *peer, TimestampTz keep_since, Position *positio
   positions[0] = position_from_datum(next);
   positions[1] = position_from_datum(resend);
   return 2;
+}
+
+bool oldest_completed_pin(const char *peer, TimestampTz since, Position *pin) {
+  bool found = false;
+  for_each_entry(peer, [&](Datum *values) {
+    if (DatumGetChar(values[kKind]) != 'b' || DatumGetTimestampTz(values[kAt]) < since)
+      return;
+    LeftOut left_out;
+    read_copied(values, &left_out);
+    for (int i = 0; i < left_out.copied_count; i++)
+      if (left_out.copied[i].has_pin && (!found || covers(*pin, left_out.copied[i].pin))) {
+        *pin = left_out.copied[i].pin;
+        found = true;
+      }
+  });
+  return found;
 }
 
 Position log_floor(const char *peer) {

@@ -13,7 +13,12 @@ struct LeftOut {
   int32 *clusters = nullptr;
   int cluster_count = 0;
   // Tables that this batch copies, or whose copy it completes.
-  Oid *copied = nullptr;
+  struct Copied {
+    Oid relation;
+    int64 job;    // see copies.hpp
+    bool has_pin; // its rows were staged: then nothing of the table was shipped since the pin
+    Position pin;
+  } *copied = nullptr;
   int copied_count = 0;
 };
 
@@ -25,6 +30,9 @@ LeftOut left_out_of(const char *peer, uint64 number, const core::wire::Id &id);
 /// The positions that this peer may still start a window from, given how long acknowledged keys are
 /// kept. Returns how many (0 or 2).
 int needed_positions(const char *peer, TimestampTz keep_since, Position *positions);
+/// The oldest pin of copies that were completed since then: should the peer fall back behind one, its changes since the pin are owed
+/// again. False: there is none.
+bool oldest_completed_pin(const char *peer, TimestampTz since, Position *pin);
 /// Up to where the log has been emptied as far as this peer is concerned.
 Position log_floor(const char *peer);
 

@@ -30,7 +30,7 @@ int64 copied_bytes = 0;
 
 int64 limit_bytes() { return static_cast<int64>(guc::max_log_size) * 1024 * 1024; }
 
-/// Two positions of the route and the oldest that a copy of a table started from.
+/// Two positions of the route, and the oldest that a copy of a table started from, or would start from again.
 constexpr int kOfEach = 3;
 
 struct Needs {
@@ -56,8 +56,13 @@ Needs needs_of_all_peers(TimestampTz keep_since) {
       break;
     }
     // In this order: a pin is committed before the acknowledgement that leaves it behind.
-    if (!oldest_pin(peer, &needs.positions[needs.count + 2]))
-      needs.positions[needs.count + 2] = needs.positions[needs.count];
+    Position *pin = &needs.positions[needs.count + 2];
+    const bool pinned = oldest_pin(peer, pin);
+    Position completed;
+    if (!oldest_completed_pin(peer, keep_since, &completed))
+      completed = needs.positions[needs.count];
+    if (!pinned || covers(*pin, completed))
+      *pin = completed;
     needs.peers[needs.count / kOfEach] = peer;
     needs.count += kOfEach;
   }

@@ -257,10 +257,12 @@ void acknowledge(Batch *batch, const core::wire::Id &id, core::Reader *refusals,
     const TableWork *work = batch->order[i];
     if (work->marked)
       mark_dirty(work->root, "the change log was full");
-    if (fits(work) && (work->copy != nullptr || work->activates != nullptr))
-      end_copy_job(NameStr(batch->session->peer), work->root);
+    if (completes_copy(work))
+      end_copy_job(work->job->job);
     if (!fits(work) && keys_added(work->keys) > 0 && !work->left_to_copy && work->activates == nullptr)
       hold_all(batch, work, work->keys, reason_of(work->sent));
+    if (work->gives_up)
+      (void)unbegin_copy_job(work->job->job);
     if (work->waiting != nullptr) {
       HeldReason reason{"waiting_peer"};
       reason.message = "the peer does not accept this cluster from this node yet";
@@ -282,8 +284,13 @@ void recover(Session *session, const HistoryEntry &entry, core::Reader *refusals
   const char *peer = NameStr(session->peer);
   const LeftOut left_out = left_out_of(peer, entry.number, entry.id);
   const HistoryEntry before = last_acknowledged(peer);
+  // A copied row that was refused, or left out with its cluster, is in no log: the copy is made once more, from its pin.
+  const bool complete = refusal_count == 0 && left_out.cluster_count == 0;
   for (int i = 0; i < left_out.copied_count; i++)
-    end_copy_job(peer, left_out.copied[i]);
+    if (complete)
+      end_copy_job(left_out.copied[i].job);
+    else if (left_out.copied[i].has_pin)
+      (void)restart_copy_job(left_out.copied[i].job, core::wire::Id{});
 
   // The rows are not read again and tables may have other names by now, so with any refusal each key of
   // the window is tried once more. What was left out says so; why a table does not fit is told anew when

@@ -92,6 +92,7 @@ void forget_identity() {
   query("DELETE FROM seal_sync.local_node");
   query("DELETE FROM seal_sync.table_state");
   query("DELETE FROM seal_sync.held");
+  query("DELETE FROM seal_sync.copy"); // their pins are of a log that goes, their stages of a name that goes
   query("DELETE FROM seal_sync.peer_state");
   query("DELETE FROM seal_sync.origin");
   query("TRUNCATE seal_sync.change_log_0, seal_sync.change_log_1, seal_sync.change_log_2, "

@@ -8,6 +8,7 @@
 #include "scan/descriptor.hpp"
 #include "scan/keys.hpp"
 #include "worker/bytes.hpp"
+#include "worker/copy_waits.hpp"
 
 #include <optional>
 
@@ -29,6 +30,10 @@ int64 stage_after_us() { return int64{guc::stage_after} * 1000; }
 int64 stage_every_us() { return int64{guc::stage_after} * 500; }
 constexpr double kInlineFar = 16e6;
 constexpr double kInlineNear = 4e9;
+// How fast a peer applies what is staged, at worst, and the longest that the snapshot is held for it.
+constexpr double kStagedRowsPerMs = 5;
+constexpr double kStagedBytesPerMs = 4096;
+constexpr double kLongestApplyMs = 24 * 3600 * 1000.0;
 constexpr int kMostNamed = 1024; // tables copied within a batch, stages activated by it
 
 /// What an error of the peer means for the batch under way.
@@ -68,11 +73,14 @@ public:
   ScanResult run() {
     stages_.check();
     const ScanResult result = in_transaction();
-    if (too_much_.empty())
+    for (const wire::Id &id : useless_)
+      stages_.drop(id, pg::Deadline::in_ms(guc::reply_timeout));
+    if (too_much_.empty() && waits_.empty())
       return result;
     pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
-    for (const Oid relation : too_much_)
-      pg::call([&] { (void)scan::stage_copy_job(NameStr(link_.session()->peer), relation); });
+    for (const int64 job : too_much_)
+      pg::call([&] { (void)scan::stage_copy_job(job); });
+    waits_.note();
     transaction.commit();
     return result;
   }
@@ -84,6 +92,7 @@ private:
       return {ScanOutcome::kHelloAgain};
     const scan::Stages stages = stages_.view(inline_copy_bytes(link_));
     batch_ = pg::call([&] { return scan::open(link_.session(), link_.held().position, stages); });
+    find_useless();
     // Now that the snapshot is taken: what it sees may have been committed after a pause.
     const ScanResult result = pg::rules_count() == rules_ ? ship() : ScanResult{ScanOutcome::kRulesChanged};
     // Otherwise the transaction is rolled back, and the batch with it.
@@ -111,7 +120,7 @@ private:
         slot.oldest_pending_at = result.taken_at;
     });
     describe_tables(link_, batch_, status_, told_, deadline());
-    pg::call([this] { scan::note_waiting_copies(batch_); });
+    waits_.remember(batch_);
     if (Stage *backlog = stages_.backlog(); backlog != nullptr && !pg::call([this] { return scan::stage_fits(batch_); })) {
       stages_.drop(backlog->id, deadline()); // the rest of it is left in the change log as ever
       return {ScanOutcome::kStale};
@@ -146,6 +155,9 @@ private:
     acknowledge(*answer);
     for (const wire::Id &id : named())
       stages_.done(id);
+    stages_.schema_changes = 0;
+    for (const auto &[job, relation] : copied(true))
+      stages_.let_go(relation);
     if (streaming_)
       link_.note_stream_done();
     result.outcome = ScanOutcome::kShipped;
@@ -174,6 +186,8 @@ private:
     link_.note_stream_begins();
     ByteBuffer request;
     write_header(request, false, 0);
+    if (stale())
+      return;
     streaming_ = true;
     link_.connection().begin(request->span(), deadline());
   }
@@ -203,25 +217,25 @@ private:
 
   /// What was put so far is kept on the peer, and how far that is. False: it cannot be.
   bool stage() {
-    Oid inline_tables[kMostNamed];
-    const int count = pg::call([&] { return scan::inline_copies(batch_, inline_tables, kMostNamed); });
-    if (count > 0) {
-      too_much_.assign(inline_tables, inline_tables + count);
+    for (const auto &[job, relation] : copied(false))
+      too_much_.push_back(job);
+    if (!too_much_.empty())
       return false;
-    }
     link_.connection().finish_puts(deadline());
     Stage *backlog = stages_.backlog();
     if (backlog == nullptr) // a first pass may not meet rows of a copy: then there is none
       backlog = &stages_.begin(core::StageKind::kBacklog, InvalidOid,
                                pg::call([this] { return scan::has_copies(batch_); }) ? 2 : 1);
-    pg::call([&] {
+    const bool fits = pg::call([&] {
       const scan::Reached to = scan::reached(batch_);
       scan::note_tables(batch_, backlog->map);
-      if (OidIsValid(to.scope))
-        scan::advance(backlog->map, to.scope, to.key, scan::position(batch_));
+      return !OidIsValid(to.scope) || scan::advance(backlog->map, to.scope, to.key, scan::position(batch_));
     });
-    commit_stage(*backlog);
-    return true;
+    if (fits)
+      commit_stage(*backlog);
+    else
+      useless_.push_back(backlog->id);
+    return fits;
   }
 
   void commit_stage(Stage &backlog) {
@@ -250,9 +264,12 @@ private:
 
   // ---- putting and applying ---------------------------------------------------------------------
 
-  remote::Bytes apply_streamed() {
+  /// Nothing: the rules have changed since the rows were read.
+  std::optional<remote::Bytes> apply_streamed() {
     ByteBuffer request;
     write_request(request, false);
+    if (stale())
+      return std::nullopt;
     const int64 began = pg::monotonic_us();
     remote::Bytes answer = link_.connection().apply(request->span(), deadline(rows()));
     answered_ms_ = ms_since(began);
@@ -329,6 +346,8 @@ private:
     for (int repeats = 0;;) {
       ByteBuffer request;
       write_request(request, careful);
+      if (stale())
+        return std::nullopt;
       std::optional<core::Error> problem;
       const int64 began = pg::monotonic_us();
       try {
@@ -349,7 +368,8 @@ private:
         break;
       case Reaction::kDescribeAgain:
         pg::call([this] { scan::forget_tables(link_.session()); });
-        drop_named();
+        if (++stages_.schema_changes > 1)
+          drop_named();
         return std::nullopt;
       case Reaction::kPutAgain:
         drop_named();
@@ -358,14 +378,46 @@ private:
         *instead = ScanOutcome::kHelloAgain;
         return std::nullopt;
       case Reaction::kCareful:
-        if (careful)
-          throw core::Error(*problem);
+        if (careful) {
+          if (!without_copies(*problem))
+            throw core::Error(*problem);
+          return std::nullopt;
+        }
         careful = true;
         break;
       case Reaction::kGiveUp:
         throw core::Error(*problem);
       }
     }
+  }
+
+  std::vector<std::pair<int64, Oid>> copied(bool staged) {
+    std::vector<int64> jobs(kMostNamed);
+    std::vector<Oid> relations(kMostNamed);
+    const int count = pg::call([&] { return scan::copied_jobs(batch_, staged, jobs.data(), relations.data(), kMostNamed); });
+    std::vector<std::pair<int64, Oid>> out;
+    for (int i = 0; i < count; i++)
+      out.emplace_back(jobs[static_cast<size_t>(i)], relations[static_cast<size_t>(i)]);
+    return out;
+  }
+
+  /// The peer refuses the batch as a whole, and tables are copied by it: the next one goes without them, so that the
+  /// copy of one table does not stand in the way of all. False: there are none.
+  bool without_copies(const core::Error &problem) {
+    const auto copies = copied(true);
+    for (const auto &[job, relation] : copies) {
+      stages_.hold_back(relation);
+      waits_.add(job, "refused", problem.message(), "The copy is tried again by itself; where a key must refer to a row that is missing there, copy that table, too.");
+    }
+    return !copies.empty();
+  }
+
+  void find_useless() {
+    std::vector<wire::Id> ids(kMostNamed);
+    ids.resize(static_cast<size_t>(pg::call([&] { return scan::useless_copies(batch_, ids.data(), kMostNamed); })));
+    if (const Stage *backlog = stages_.backlog(); backlog != nullptr && pg::call([this] { return scan::backlog_useless(batch_); }))
+      ids.push_back(backlog->id);
+    useless_ = std::move(ids);
   }
 
   /// What is staged is not as the peer wants it any more: it is read again.
@@ -376,15 +428,13 @@ private:
 
   /// With stages the snapshot's age is no limit: they have taken long to arrive, and would have to be applied again.
   [[nodiscard]] pg::Deadline apply_deadline() {
-    int64 staged = 0;
-    for (const wire::Id &id : named())
-      staged += static_cast<int64>(rows_of(id));
-    return staged == 0 ? deadline(rows()) : pg::Deadline::in_ms(guc::reply_timeout + rows() + staged);
-  }
-
-  [[nodiscard]] std::uint64_t rows_of(const wire::Id &id) {
-    const Stage *stage = stages_.copy(id) != nullptr ? stages_.copy(id) : stages_.backlog();
-    return stage->rows;
+    double staged_ms = 0;
+    for (const wire::Id &id : named()) {
+      const Stage *stage = stages_.copy(id) != nullptr ? stages_.copy(id) : stages_.backlog();
+      staged_ms += static_cast<double>(stage->rows) / kStagedRowsPerMs + static_cast<double>(stage->bytes) / kStagedBytesPerMs;
+    }
+    return staged_ms == 0 ? deadline(rows())
+                          : pg::Deadline::in_ms(guc::reply_timeout + rows() + static_cast<int64>(std::min(staged_ms, kLongestApplyMs)));
   }
 
   [[nodiscard]] int64 rows() const {
@@ -520,7 +570,9 @@ private:
   int64 expected_ = 0;     // keys, repeated ones included
   int64 staged_us_ = 0;    // when something was staged last
   int64 staged_rows_ = 0;  // of this round
-  std::vector<Oid> too_much_; // tables that are not to be copied within one batch
+  std::vector<int64> too_much_;   // jobs of tables that are not to be copied within one batch
+  std::vector<wire::Id> useless_; // stages
+  CopyWaits waits_;
   uint64 chunks_ = 0;
   std::size_t bytes_ = 0;
   wire::ApplyReply reply_;

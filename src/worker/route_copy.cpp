@@ -6,6 +6,7 @@
 #include "scan/copies.hpp"
 #include "scan/keys.hpp"
 #include "worker/bytes.hpp"
+#include "worker/copy_waits.hpp"
 
 #include <algorithm>
 
@@ -48,13 +49,27 @@ public:
     bool kept = false;
     try {
       kept = in_transaction(job, fresh, &out);
+    } catch (const core::Error &error) {
+      if (fresh)
+        stages_.done(stage_->id);
+      if (std::string_view(error.sqlstate()) != "53400") // seal_sync.max_stage_size there
+        throw;
+      stages_.hold_back(job.relation);
+      stages_.load_again();
+      waits_.add(job.job, "refused", error.message(), error.hint());
+      link_.connection().put({}, deadline());
+      link_.connection().finish_puts(deadline());
+      note_waits();
+      return out;
     } catch (...) {
       if (fresh)
         stages_.done(stage_->id);
       throw;
     }
+    stages_.stale_copy = kept ? InvalidOid : job.relation;
     if (!kept && fresh)
       stages_.done(stage_->id);
+    note_waits();
     return out;
   }
 
@@ -72,9 +87,8 @@ private:
     describe_tables(link_, batch, status_, told_, deadline());
     if (stale(batch))
       return false;
-    const char *peer = NameStr(link_.session()->peer);
     if (!pg::call([batch] { return scan::worth_shipping(batch); })) {
-      pg::call([batch] { scan::note_waiting_copies(batch); });
+      waits_.remember(batch);
       finish(batch, transaction);
       return false;
     }
@@ -89,24 +103,29 @@ private:
       return false;
     }
     const auto rows = static_cast<std::uint64_t>(pg::call([batch] { return scan::shipped_rows(batch); }));
-    const bool mine = pg::call([&] {
+    const bool fits = pg::call([&] {
       const scan::Reached to = scan::reached(batch);
       scan::note_tables(batch, stage_->map);
-      if (OidIsValid(to.scope))
-        scan::advance(stage_->map, to.scope, to.key, scan::position(batch));
+      if (OidIsValid(to.scope) && !scan::advance(stage_->map, to.scope, to.key, scan::position(batch)))
+        return false;
       if (all)
         scan::finish_pass(stage_->map, scan::position(batch));
+      return true;
+    });
+    if (!fits)
+      throw core::Error("40001", "a table has changed while it was copied");
+    // The peer first: no row here is locked while it is waited for. What is known there and not here is dropped, or goes on.
+    stages_.commit(*stage_, chunks_, rows, deadline());
+    const bool mine = pg::call([&] {
       bool done = true;
       if (!job.begun)
-        done = scan::begin_copy_job(peer, job.relation, stage_->id, link_.held().position);
+        done = scan::begin_copy_job(job.job, stage_->id, link_.held().position);
       else if (fresh)
-        done = scan::restart_copy_job(peer, job.relation, stage_->id);
-      return done && scan::note_copied(peer, job.relation, scan::copy_rows_read(batch), static_cast<int64>(rows),
-                                       static_cast<int64>(bytes_), all);
+        done = scan::restart_copy_job(job.job, stage_->id);
+      return done && scan::note_copied(job.job, scan::copy_rows_read(batch), static_cast<int64>(rows), static_cast<int64>(bytes_), all);
     });
     if (!mine) // taken out of the configuration meanwhile, perhaps not for good: the stage is dropped when it is known
       throw core::Error("55P03", "the copy of a table cannot be noted", "Somebody has changed it and not committed yet.");
-    stages_.commit(*stage_, chunks_, rows, deadline());
     finish(batch, transaction);
     out->more = true;
     out->bytes = static_cast<int64>(bytes_);
@@ -126,14 +145,25 @@ private:
     transaction.commit();
   }
 
+  void note_waits() {
+    if (waits_.empty())
+      return;
+    pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
+    waits_.note();
+    transaction.commit();
+  }
+
   /// True: to the end of the table.
   bool put_chunks(scan::Batch *batch) {
     const int64 began = pg::monotonic_us();
     core::Buffer chunk;
     pg::call([&] { scan::init_buffer(&chunk, CurrentMemoryContext); });
     bool more = true;
+    const std::size_t chunk_bytes = guc::debug_part_size > 0 ? static_cast<std::size_t>(guc::debug_part_size) : kChunkBytes;
+    if (guc::debug_part_size > 0)
+      stages_.part_bytes = guc::debug_part_size;
     while (more && static_cast<double>(bytes_) < stages_.part_bytes && pg::monotonic_us() - began < kPartUs) {
-      more = pg::call([&] { return scan::next_chunk(batch, &chunk, kChunkBytes); });
+      more = pg::call([&] { return scan::next_chunk(batch, &chunk, chunk_bytes); });
       if (stale(batch))
         return false;
       if (chunk.size == 0)
@@ -154,6 +184,7 @@ private:
   RouteStatus &status_;
   ToldProblems &told_;
   Stage *stage_ = nullptr;
+  CopyWaits waits_;
   std::uint64_t chunks_ = 0, bytes_ = 0;
 };
 

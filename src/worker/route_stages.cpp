@@ -13,6 +13,20 @@ namespace seal_sync::worker {
 
 namespace wire = core::wire;
 
+namespace {
+
+std::size_t longest_note() { return guc::debug_part_size > 0 ? static_cast<std::size_t>(guc::debug_part_size) / 16 : 64 * 1024; }
+constexpr int64 kFirstPauseUs = 10 * 1000 * 1000;
+constexpr int64 kLongestPauseUs = 600 * 1000 * 1000LL;
+
+} // namespace
+
+void RouteStages::hold_back(Oid relation) {
+  Refused &refused = refused_[relation];
+  refused.pause_us = std::min(std::max(refused.pause_us * 2, kFirstPauseUs), kLongestPauseUs);
+  refused.until_us = pg::monotonic_us() + refused.pause_us;
+}
+
 void RouteStages::forget() noexcept {
   for (const auto &stage : stages_) {
     scan::BaseMap *map = stage->map;
@@ -60,11 +74,20 @@ void RouteStages::load() {
       break;
     pg::Transaction transaction;
     const bool follows = record.previous == link_.held().number && record.previous_id == link_.held().id;
+    const char *peer = NameStr(link_.session()->peer);
     scan::BaseMap *map = pg::call([&]() -> scan::BaseMap * {
       core::ByteSpan body;
       if (!scan::open_note(record.note, &body))
         return nullptr;
-      return scan::read_note(TopMemoryContext, body);
+      scan::BaseMap *read = scan::read_note(TopMemoryContext, body);
+      if (read == nullptr)
+        return nullptr;
+      // Sealed for another stage, not of this content, or by a data directory that knew more than this one.
+      if (read->stage == record.stage && read->chunks == record.chunks && read->rows == record.rows &&
+          read->number <= scan::last_sent(peer).number)
+        return read;
+      scan::drop_base_map(read);
+      return nullptr;
     });
     transaction.commit();
     if (map == nullptr || (map->kind == core::StageKind::kBacklog && (!follows || find_backlog() != nullptr))) {
@@ -139,6 +162,13 @@ scan::Stages RouteStages::view(double inline_bytes) {
       copies_.push_back({stage->id, stage->map});
   out.copies = copies_.data();
   out.copy_count = static_cast<int>(copies_.size());
+  held_back_.clear();
+  for (const auto &[relation, refused] : refused_)
+    if (refused.until_us > pg::monotonic_us())
+      held_back_.push_back(relation);
+  out.held_back = held_back_.data();
+  out.held_back_count = static_cast<int>(held_back_.size());
+  out.stale_copy = stale_copy;
   out.inline_bytes = inline_bytes;
   return out;
 }
@@ -150,8 +180,11 @@ Stage &RouteStages::begin(core::StageKind kind, Oid relation, std::uint32_t pass
   stage->previous = link_.held().number;
   stage->previous_id = link_.held().id;
   const scan::Session *session = link_.session();
+  const wire::Id &id = stage->id;
   stage->map = pg::call([&] {
-    return scan::make_base_map(TopMemoryContext, kind, relation, pass, scan::session_fingerprint(session));
+    scan::BaseMap *map = scan::make_base_map(TopMemoryContext, kind, relation, pass, scan::session_fingerprint(session));
+    map->stage = id;
+    return map;
   });
   stages_.push_back(std::move(stage));
   return *stages_.back();
@@ -160,8 +193,15 @@ Stage &RouteStages::begin(core::StageKind kind, Oid relation, std::uint32_t pass
 void RouteStages::commit(Stage &stage, std::uint64_t chunks, std::uint64_t rows, const pg::Deadline &deadline) {
   ByteBuffer note;
   core::Buffer *bytes = &*note;
+  stage.map->number = link_.next_number() - 1;
+  stage.map->chunks = stage.chunks + chunks;
+  stage.map->rows = stage.rows + rows;
   pg::call([&] {
-    scan::write_note(stage.map, bytes);
+    // It travels, and is written anew over there, with each part.
+    do {
+      bytes->size = 0;
+      scan::write_note(stage.map, bytes);
+    } while (bytes->size > longest_note() && scan::shrink(stage.map));
     scan::seal_note(bytes);
   });
   wire::StageRequest request;
@@ -181,6 +221,9 @@ void RouteStages::commit(Stage &stage, std::uint64_t chunks, std::uint64_t rows,
   wire::read(reader, reply);
   if (!reader.ok())
     throw core::Error("08P01", "the peer's answer about a stage cannot be read");
+  // How long the peer may take to apply it goes by this.
+  if (reply.chunks != stage.map->chunks || reply.rows != stage.map->rows)
+    throw core::Error("08P01", "the peer has staged something else than was sent");
   stage.chunks = reply.chunks;
   stage.rows = reply.rows;
   stage.bytes = reply.bytes;

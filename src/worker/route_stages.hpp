@@ -10,6 +10,7 @@
 #include "scan/base_map.hpp"
 #include "worker/route_link.hpp"
 
+#include <map>
 #include <vector>
 
 namespace seal_sync::worker {
@@ -31,6 +32,8 @@ public:
 
   /// Asks the peer, once after each hello. Outside of a transaction.
   void load();
+  /// What is known may be further than what the peer has: ask it again.
+  void load_again() noexcept { loaded_ = 0; }
   /// The connection is gone; so is what was known.
   void forget() noexcept;
 
@@ -52,6 +55,14 @@ public:
   void done(const core::wire::Id &id) noexcept;
   void drop(const core::wire::Id &id, const pg::Deadline &deadline);
 
+  /// The peer has refused the copy of a table as a whole: it, and what depends on it, goes again after a pause that doubles.
+  void hold_back(Oid relation);
+  void let_go(Oid relation) noexcept { refused_.erase(relation); }
+
+  /// A table whose last part came to nothing, because DDL was in the way: others go first.
+  Oid stale_copy = InvalidOid;
+  /// Batches in a row that found a table of the peer changed. Once is no reason to send again what is staged.
+  int schema_changes = 0;
   /// How much of a copy takes about half a second on this link, as measured with the part before.
   double part_bytes = 1 << 20;
 
@@ -64,6 +75,12 @@ private:
   std::uint64_t loaded_ = 0; // the hello after which it was
   std::vector<std::unique_ptr<Stage>> stages_;
   std::vector<scan::Stages::Copy> copies_;
+  struct Refused {
+    std::int64_t until_us = 0;
+    std::int64_t pause_us = 0;
+  };
+  std::map<Oid, Refused> refused_; // outlives connections
+  std::vector<Oid> held_back_;
 };
 
 } // namespace seal_sync::worker

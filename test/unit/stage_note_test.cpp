@@ -17,6 +17,11 @@ TEST_CASE("the head of a note comes back") {
   head.relation = 16384;
   head.pass_cuts = 7;
   head.fingerprint = 0x123456789abcdef0;
+  head.stage[0] = 1;
+  head.stage[15] = 16;
+  head.number = 88121;
+  head.chunks = 5;
+  head.rows = 12345678901;
   HeapBuffer note;
   write(note, head);
   Reader reader(note.span());
@@ -29,6 +34,11 @@ TEST_CASE("the head of a note comes back") {
   CHECK(back.relation == 16384);
   CHECK(back.pass_cuts == 7);
   CHECK(back.fingerprint == head.fingerprint);
+  CHECK(back.stage[0] == 1);
+  CHECK(back.stage[15] == 16);
+  CHECK(back.number == 88121);
+  CHECK(back.chunks == 5);
+  CHECK(back.rows == 12345678901);
 }
 
 TEST_CASE("a note of another version, or of no kind, is refused") {
