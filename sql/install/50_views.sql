@@ -481,6 +481,8 @@ WITH server AS MATERIALIZED (
         'They are shipped when they change again. See seal_sync.quarantine, and seal_sync.events for who skipped them.'
     FROM held h WHERE h.state = 'skipped'
     UNION ALL
+    SELECT s.severity, s.code, s.scope, s.since, s.message, s.hint FROM seal_sync.sequence_findings s
+    UNION ALL
     SELECT CASE WHEN coalesce(c.staleness > interval '15 min', false) THEN 'critical' ELSE 'warning' END,
         'standby_stale', 'cluster ' || c.cluster, c.complete_until,
         CASE WHEN c.complete_until IS NULL THEN pg_catalog.format('nothing of cluster "%s" has arrived from node "%s" yet', c.cluster, c.primary_node)

@@ -22,7 +22,10 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.cluster_drop(name),
     seal_sync.table_add(regclass, name, name, text, boolean),
     seal_sync.schema_add(regnamespace, name, name, regclass[], text, boolean, boolean),
-    seal_sync.table_remove(regclass)
+    seal_sync.table_remove(regclass),
+    seal_sync.sequence_split(regclass, integer, integer),
+    seal_sync.sequence_add(regclass, name, bigint),
+    seal_sync.sequence_remove(regclass)
     TO seal_sync_admin;
 
 GRANT EXECUTE ON FUNCTION seal_sync.check() TO seal_sync_admin;
@@ -61,11 +64,13 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.get_table_counters(),
     seal_sync.get_server(),
     seal_sync.is_copy(),
-    seal_sync.pending_counts()
+    seal_sync.pending_counts(),
+    seal_sync.sequence_states()
     TO seal_sync_monitor;
 GRANT SELECT ON seal_sync.status, seal_sync.clusters, seal_sync.stat_table, seal_sync.stat_route, seal_sync.health,
     seal_sync.events, seal_sync.metrics, seal_sync.copy_progress, seal_sync.stages
     TO seal_sync_monitor;
+GRANT SELECT ON seal_sync.sequences TO seal_sync_monitor;
 
 -- Keys; and rows as far as the reader may select from their table.
 GRANT EXECUTE ON FUNCTION
@@ -79,4 +84,4 @@ GRANT SELECT ON seal_sync.pending, seal_sync.quarantine TO seal_sync_read_data;
 -- millions of rows and compiled for seconds. The calls do the same after each change of the rules.
 ANALYZE seal_sync.local_node, seal_sync.peer, seal_sync.peer_state, seal_sync.cluster, seal_sync.cluster_state,
     seal_sync.table_rule, seal_sync.table_state, seal_sync.schema_rule, seal_sync.origin, seal_sync.held, seal_sync.event,
-    seal_sync.copy;
+    seal_sync.copy, seal_sync.sequence_rule, seal_sync.sequence_slot, seal_sync.sequence_peer;

@@ -50,9 +50,10 @@ inline constexpr std::uint32_t kProtocolMin = 1; // oldest spoken
 // An older one does not send it, an older sender does not read it; a bit that is not known means nothing.
 inline constexpr std::uint64_t kFeatureZstd = 1; // packed chunks
 inline constexpr std::uint64_t kFeatureStream = 2; // wire_begin(ApplyRequest, without a last chunk)
+inline constexpr std::uint64_t kFeatureSequences = 8; // wire_sequences, core/wire_sequences.hpp
 inline constexpr std::uint64_t kFeatureStanding = 16; // kApplyTellStanding
 inline constexpr std::uint64_t kFeatureStage = 32; // wire_stage, wire_stages, wire_stage_drop, kApplyStages
-inline constexpr std::uint64_t kFeatures = kFeatureZstd | kFeatureStream | kFeatureStanding | kFeatureStage;
+inline constexpr std::uint64_t kFeatures = kFeatureZstd | kFeatureStream | kFeatureSequences | kFeatureStanding | kFeatureStage;
 
 // SQLSTATEs with which wire_apply asks the sender for something (class SS, W for wire).
 inline constexpr char kNeedRows[] = "SSW01";      // partial updates without a row: wire_wanted()

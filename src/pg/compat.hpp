@@ -13,6 +13,7 @@ extern "C" {
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
+#include "commands/sequence.h"
 #include "executor/nodeModifyTable.h"
 #include "storage/lock.h"
 #include "utils/datetime.h"
@@ -213,6 +214,21 @@ inline bool owns_schema(Oid schema, Oid role) {
 #else
   return pg_namespace_ownercheck(schema, role);
 #endif
+}
+
+/// The WAL record of a sequence's new state, as nextval() writes it: PostgreSQL 16 renamed relfilenodes (commit b0a55e43299).
+inline XLogRecPtr log_sequence(Relation sequence, Buffer buffer, HeapTupleHeader tuple, uint32 size) {
+  xl_seq_rec record;
+#if PG_VERSION_NUM >= 160000
+  record.locator = sequence->rd_locator;
+#else
+  record.node = sequence->rd_node;
+#endif
+  XLogBeginInsert();
+  XLogRegisterBuffer(0, buffer, REGBUF_WILL_INIT);
+  XLogRegisterData(reinterpret_cast<char *>(&record), sizeof record);
+  XLogRegisterData(reinterpret_cast<char *>(tuple), size);
+  return XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG);
 }
 
 } // namespace seal_sync::pg

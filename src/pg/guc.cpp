@@ -30,6 +30,7 @@ int stage_retention = 7 * 86400;
 int retry_max = 5000;
 int retry_min = 1000;
 int scan_period = 1000;
+int sequence_head_room = 3600;
 int stage_after = 2000;
 bool wake_on_commit = true;
 
@@ -126,6 +127,10 @@ void init() {
   define_ms("seal_sync.scan_period", "How often the change log is looked at.",
             "Commits wake the workers as well, see seal_sync.wake_on_commit.", &scan_period, 10,
             kDay * 1000);
+  DefineCustomIntVariable("seal_sync.sequence_head_room",
+                          "How much use of a carried sequence a standby is kept ahead by.",
+                          "As many numbers as were used in that time, at least the head_room of the sequence.",
+                          &sequence_head_room, sequence_head_room, 0, 7 * kDay, PGC_SIGHUP, GUC_UNIT_S, nullptr, nullptr, nullptr);
   define_ms("seal_sync.stage_after", "How long a batch may be on its way before its parts are kept on the peer.",
             "From then on a break of the connection costs what was sent since the last part, not the batch.", &stage_after, 10,
             kDay * 1000);

@@ -30,6 +30,7 @@ extern int stage_retention;  // s
 extern int retry_max;        // ms
 extern int retry_min;        // ms
 extern int scan_period;      // ms
+extern int sequence_head_room; // s
 extern int stage_after;      // ms
 extern bool wake_on_commit;
 

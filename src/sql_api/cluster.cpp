@@ -169,6 +169,10 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_drop) {
                                    "\" belong to it", {},
                       "SELECT * FROM seal_sync.schema_add(" + literal(quote(schemas.text(0, 0))) + ", cluster => " +
                           literal(cluster) + ", new_tables => false) ends that.");
+  const Rows sequences = query("SELECT r.sequence::pg_catalog.oid FROM seal_sync.sequence_rule r WHERE r.cluster = $1 ORDER BY 1 LIMIT 1", {arg(cluster)});
+  if (!sequences.empty())
+    throw core::Error("2BP01", "cannot drop cluster \"" + cluster + "\": sequence \"" + display_name(sequences.oid(0, 0)) + "\" is carried for it", {},
+                      "SELECT seal_sync.sequence_remove(" + literal(sql_name(sequences.oid(0, 0))) + ") takes it out.");
   query("DELETE FROM seal_sync.held h USING seal_sync.cluster c WHERE c.cluster = $1 AND h.cluster_id = c.cluster_id",
         {arg(cluster)});
   query("DELETE FROM seal_sync.cluster WHERE cluster = $1", {arg(cluster)});

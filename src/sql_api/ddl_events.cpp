@@ -8,6 +8,7 @@
 #include "sql_api/ddl_events.hpp"
 #include "sql_api/events.hpp"
 #include "sql_api/registration.hpp"
+#include "sql_api/sequence.hpp"
 #include "sql_api/table.hpp"
 
 namespace seal_sync::sql_api {
@@ -39,7 +40,7 @@ void check_event(FunctionCallInfo fcinfo) {
 bool anything_configured() {
   return pg::call([] {
     bool found = false;
-    for (const char *name : {"table_rule", "peer", "schema_rule"}) {
+    for (const char *name : {"table_rule", "peer", "schema_rule", "sequence_rule"}) {
       const Oid oid = config::own_relation(name);
       if (found || !OidIsValid(oid))
         continue;
@@ -282,18 +283,22 @@ SEAL_SYNC_FUNCTION(seal_sync_sql_drop) {
       "CASE o.object_type WHEN 'table' THEN o.schema_name || '.' || o.object_name WHEN 'server' THEN o.object_name "
       " WHEN 'user mapping' THEN o.address_args[1] END "
       "FROM pg_catalog.pg_event_trigger_dropped_objects() o "
-      "WHERE o.object_type IN ('table', 'table column', 'table constraint', 'schema', 'server', 'user mapping') AND NOT o.is_temporary");
+      "WHERE o.object_type IN ('table', 'table column', 'table constraint', 'schema', 'sequence', 'server', 'user mapping') AND NOT o.is_temporary");
   record_drops(dropped);
-  std::vector<Oid> gone, touched, schemas;
+  std::vector<Oid> gone, touched, schemas, sequences;
   for (size_t i = 0; i < dropped.size(); i++) {
     if (dropped.text(i, 0) == "table")
       gone.push_back(dropped.oid(i, 1));
+    else if (dropped.text(i, 0) == "sequence")
+      sequences.push_back(dropped.oid(i, 1));
     else if (dropped.text(i, 0) == "schema")
       schemas.push_back(dropped.oid(i, 1));
     else if (dropped.text(i, 0).starts_with("table ") && !dropped.null(i, 3))
       touched.push_back(dropped.oid(i, 3));
   }
   if (!gone.empty() && forget_tables(gone))
+    rules_changed();
+  if (!sequences.empty() && forget_sequences(sequences))
     rules_changed();
   if (!gone.empty() || !schemas.empty())
     forget_in_schema_rules(gone, schemas);

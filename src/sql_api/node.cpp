@@ -8,6 +8,7 @@
 #include "sql_api/ddl_events.hpp"
 #include "sql_api/events.hpp"
 #include "sql_api/registration.hpp"
+#include "sql_api/sequence.hpp"
 #include "worker/ddl_hooks.hpp"
 
 namespace seal_sync::sql_api {
@@ -95,6 +96,7 @@ void forget_identity() {
   query("DELETE FROM seal_sync.copy"); // their pins are of a log that goes, their stages of a name that goes
   query("DELETE FROM seal_sync.peer_state");
   query("DELETE FROM seal_sync.origin");
+  query("DELETE FROM seal_sync.sequence_peer"); // what peers have said to the one before
   query("TRUNCATE seal_sync.change_log_0, seal_sync.change_log_1, seal_sync.change_log_2, "
         "seal_sync.change_log_3, seal_sync.change_log_4, seal_sync.change_log_5, seal_sync.change_log_6, "
         "seal_sync.change_log_7, seal_sync.route_history_0, seal_sync.route_history_1, "
@@ -127,6 +129,7 @@ SEAL_SYNC_FUNCTION(seal_sync_node_drop) {
                             "JOIN pg_catalog.pg_class c ON c.oid = r.relation ORDER BY 1");
   for (size_t i = 0; i < tables.size(); i++)
     drop_triggers(tables.oid(i, 0));
+  give_all_sequences_back();
   query("DELETE FROM seal_sync.table_rule");
   query("DELETE FROM seal_sync.schema_rule");
   query("DELETE FROM seal_sync.peer");

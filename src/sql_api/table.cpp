@@ -9,6 +9,7 @@
 
 #include "sql_api/events.hpp"
 #include "sql_api/registration.hpp"
+#include "sql_api/sequence.hpp"
 
 namespace seal_sync::sql_api {
 
@@ -142,15 +143,18 @@ void refuse_colliding_key(Oid relation, int cluster_attno, const std::string &co
       "   d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = key.default_oid "
       "   OR key.default_oid IS NULL AND d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass "
       "      AND d.objid = key.atttypid)) f JOIN pg_catalog.pg_class s ON s.oid = f.oid AND s.relkind = 'S' "
-      "ORDER BY key.attnum, s.oid LIMIT 1",
+      "ORDER BY key.attnum, s.oid",
       {arg(relation), int_arg(cluster_attno)});
   if (rows.empty() || rows.boolean(0, 2))
     return;
+  for (size_t i = 0; i < rows.size(); i++)
+    if (is_split(rows.oid(i, 1))) // one column that differs is enough
+      return;
   throw core::Error("SS101", "primary key of table \"" + display_name(relation) + "\" can collide between nodes",
                     "Column \"" + rows.text(0, 0) + "\" takes numbers from sequence \"" +
                         display_name(rows.oid(0, 1)) + "\", which counts on each node by itself.",
-                    "Put \"" + column + "\" into the primary key, or give the key values that no two nodes make, "
-                    "such as gen_random_uuid().");
+                    "SELECT seal_sync.sequence_split(" + literal(sql_name(rows.oid(0, 1))) + "), or put " + "\"" + column +
+                        "\" into the primary key.");
 }
 
 } // namespace

@@ -66,8 +66,8 @@ struct Times {
 
 class Shipment {
 public:
-  Shipment(RouteLink &link, RouteStages &stages, RouteStatus &status, ToldProblems &told, uint64 rules)
-      : link_(link), stages_(stages), status_(status), told_(told), rules_(rules), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
+  Shipment(RouteLink &link, RouteStages &stages, RouteStatus &status, RouteSequences &sequences, ToldProblems &told, uint64 rules)
+      : link_(link), stages_(stages), status_(status), sequences_(sequences), told_(told), rules_(rules), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
         started_us_(pg::monotonic_us()), sent_before_(link.connection().bytes_sent()) {}
 
   ScanResult run() {
@@ -125,6 +125,7 @@ private:
       stages_.drop(backlog->id, deadline()); // the rest of it is left in the change log as ever
       return {ScanOutcome::kStale};
     }
+    sequences_.tell_first(link_); // later than the snapshot: it shows no number that they are not beyond
     if (!pg::call([this] { return scan::worth_shipping(batch_); }))
       return result;
 
@@ -557,6 +558,7 @@ private:
   RouteLink &link_;
   RouteStages &stages_;
   RouteStatus &status_;
+  RouteSequences &sequences_;
   ToldProblems &told_;
   const uint64 rules_;
   const pg::Deadline age_;
@@ -623,8 +625,8 @@ double inline_copy_bytes(RouteLink &link) {
   return link.connection().local() ? kInlineNear : kInlineFar;
 }
 
-ScanResult scan_and_ship(RouteLink &link, RouteStages &stages, RouteStatus &status, ToldProblems &told, uint64 rules) {
-  return Shipment(link, stages, status, told, rules).run();
+ScanResult scan_and_ship(RouteLink &link, RouteStages &stages, RouteStatus &status, RouteSequences &sequences, ToldProblems &told, uint64 rules) {
+  return Shipment(link, stages, status, sequences, told, rules).run();
 }
 
 LeftOutTables left_out(const scan::Session *session) {

@@ -5,6 +5,7 @@
 // transaction is rolled back, nothing is lost: the log still has the keys) and pg::Error for local errors.
 
 #include "worker/route_link.hpp"
+#include "worker/route_sequences.hpp"
 #include "worker/route_stages.hpp"
 #include "worker/route_status.hpp"
 
@@ -33,7 +34,8 @@ struct ScanResult {
 using ToldProblems = std::set<std::string>;
 
 /// `rules`: pg::rules_count() as it was before the route's rules were read.
-ScanResult scan_and_ship(RouteLink &link, RouteStages &stages, RouteStatus &status, ToldProblems &told, uint64 rules);
+ScanResult scan_and_ship(RouteLink &link, RouteStages &stages, RouteStatus &status, RouteSequences &sequences, ToldProblems &told,
+                         uint64 rules);
 
 /// How large tables may be, in all, that are copied within one batch: what a fast link takes in some ten seconds.
 double inline_copy_bytes(RouteLink &link);

@@ -242,6 +242,7 @@ RouteLink::Told RouteLink::say_hello() {
   if (!reader.ok())
     throw core::Error("08P01", "peer \"" + peer_ + "\" sent an answer to hello that cannot be read");
   facts_.streams = (features & wire::kFeatureStream) != 0;
+  facts_.sequences = (features & wire::kFeatureSequences) != 0;
   facts_.stages = (features & wire::kFeatureStage) != 0;
   facts_.tells_standing = (features & wire::kFeatureStanding) != 0;
   agree_on_compression(features);

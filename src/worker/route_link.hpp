@@ -93,6 +93,7 @@ public:
     std::uint64_t config = 0; // of the peer's rules when it answered
     std::string tls;
     bool streams = false; // knows wire_begin
+    bool sequences = false; // knows wire_sequences
     bool stages = false;  // knows wire_stage
     bool tells_standing = false; // knows kApplyTellStanding
     const char *compression = ""; // zstd, off, or unavailable: wanted, and the peer is too old for it

@@ -50,7 +50,7 @@ core::Error explained(const core::Error &error, int64 batch_started_us) {
 class RouteWorker {
 public:
   RouteWorker(const RouteKey &key, pg::RouteSlot *slot)
-      : database_(key.database), peer_(NameStr(key.peer)), link_(peer_), stages_(link_), status_(slot) {}
+      : database_(key.database), peer_(NameStr(key.peer)), link_(peer_), stages_(link_), status_(slot), sequences_(peer_) {}
 
   /// Returns when the peer is gone.
   void run() {
@@ -196,6 +196,7 @@ private:
 
   void agree() {
     link_.agree();
+    sequences_.hello_said();
     hello_us_ = pg::monotonic_us();
   }
 
@@ -209,12 +210,13 @@ private:
 
   void scan_once() {
     guarded([this] {
+      sequences_.tell_if_due(link_, rules_seen_);
       const pg::RouteSlot before = status_.read();
       if (before.sync_requested != before.sync_done)
         look_again();
       committed_ = pg::committed_count();
       scan_us_ = pg::monotonic_us();
-      const ScanResult result = scan_and_ship(link_, stages_, status_, told_, rules_seen_);
+      const ScanResult result = scan_and_ship(link_, stages_, status_, sequences_, told_, rules_seen_);
       scan_us_ = 0;
       last_scan_us_ = pg::monotonic_us();
       switch (result.outcome) {
@@ -441,6 +443,7 @@ private:
   RouteLink link_;
   RouteStages stages_;
   RouteStatus status_;
+  RouteSequences sequences_;
   ToldProblems told_;
 
   RouteRules rules_;

@@ -1,5 +1,5 @@
 // Everything from the wire is hostile: no input may make the readers of core/wire misbehave.
-#include "core/wire.hpp"
+#include "core/wire_sequences.hpp"
 
 using namespace seal_sync::core;
 using namespace seal_sync::core::wire;
@@ -29,6 +29,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
   try_read<StageDrop>(bytes);
   try_read<TableHead>(bytes);
   try_read<Column>(bytes);
+  try_read<SlotClaim>(bytes);
+  try_read<SplitClaim>(bytes);
+  try_read<CarriedClaim>(bytes);
+  try_read<SequencesRequest>(bytes);
+  try_read<SequenceAnswer>(bytes);
+  try_read<SequencesReply>(bytes);
   SectionReader sections(bytes);
   Section section;
   std::size_t total = 0;
