@@ -70,12 +70,19 @@ CREATE VIEW seal_sync.sequences AS
 WITH node AS MATERIALIZED (
     SELECT n.node FROM seal_sync.local_node n
 ), described AS (
-    SELECT r.sequence, r.cluster, s.slot, r.slots, s.increment, s.last_value, s.ascending, s.fault, p.peer, k.carried, k.carried_at,
+    SELECT r.sequence, r.cluster, s.slot, r.slots, s.increment, s.last_value, s.ascending, p.peer, k.carried, k.carried_at,
         k.state, k.message, k.hint, r.slots IS NOT NULL AS split, c.primary_node, c.primary_node = n.node AS here,
         CASE WHEN s.ascending THEN k.carried < s.last_value ELSE k.carried > s.last_value END AS behind,
-        pg_catalog.quote_literal(r.sequence::text) AS argument
+        pg_catalog.quote_literal(r.sequence::text) AS argument, f.floor,
+        CASE WHEN s.fault IS NOT NULL THEN s.fault
+             WHEN r.slots IS NOT NULL AND NOT q.seqcycle AND CASE WHEN s.ascending THEN s.last_value < f.floor ELSE s.last_value > f.floor END THEN 'floor'
+             -- carried is of when this node was told, not of when it told
+             WHEN r.slots IS NULL AND c.primary_node <> n.node AND k.state = 'standby'
+                AND CASE WHEN s.ascending THEN s.last_value < k.carried ELSE s.last_value > k.carried END THEN 'back'
+        END AS fault
     FROM seal_sync.sequence_rule r
     JOIN seal_sync.sequence_states() s ON s.sequence = r.sequence
+    JOIN pg_catalog.pg_sequence q ON q.seqrelid = r.sequence
     LEFT JOIN node n ON true
     LEFT JOIN seal_sync.cluster_state c ON c.cluster = r.cluster
     LEFT JOIN seal_sync.cluster d ON d.cluster = r.cluster
@@ -84,6 +91,7 @@ WITH node AS MATERIALIZED (
         OR c.primary_node = n.node AND (d.standby_nodes IS NULL OR p.peer = ANY (d.standby_nodes))
         OR c.primary_node <> n.node AND p.peer = c.primary_node
     LEFT JOIN seal_sync.sequence_peer k ON k.sequence = r.sequence AND k.peer = p.peer
+    CROSS JOIN LATERAL (SELECT CASE WHEN r.former_increment > 0 THEN greatest(r.floor, k.floor) ELSE least(r.floor, k.floor) END AS floor) f
 )
 SELECT d.sequence, d.cluster, d.slot, d.slots, d.increment, d.last_value, d.carried, d.carried_at, d.peer,
     CASE WHEN d.fault IS NOT NULL THEN 'broken'
@@ -98,6 +106,8 @@ SELECT d.sequence, d.cluster, d.slot, d.slots, d.increment, d.last_value, d.carr
         WHEN 'number' THEN pg_catalog.format('sequence %s stands at %s, which is not a number of this node''s', d.sequence, d.last_value)
         WHEN 'start' THEN pg_catalog.format('sequence %s would restart at a number that is not this node''s', d.sequence)
         WHEN 'cycle' THEN pg_catalog.format('sequence %s would begin again at a number that is not this node''s', d.sequence)
+        WHEN 'floor' THEN pg_catalog.format('sequence %s stands at %s, but numbers up to %s were given when it was split', d.sequence, d.last_value, d.floor)
+        WHEN 'back' THEN pg_catalog.format('sequence %s stands at %s: it was set back, node "%s" had taken it to %s', d.sequence, d.last_value, d.peer, d.carried)
         ELSE CASE WHEN d.here AND d.state = 'carried' AND d.behind
                 THEN pg_catalog.format('sequence %s of node "%s" is behind: it stands at %s, here at %s', d.sequence, d.peer, d.carried, d.last_value)
              WHEN NOT d.split AND NOT d.here THEN
@@ -105,7 +115,8 @@ SELECT d.sequence, d.cluster, d.slot, d.slots, d.increment, d.last_value, d.carr
              WHEN d.state IS NULL AND d.peer IS NOT NULL THEN pg_catalog.format('node "%s" has not been asked yet', d.peer)
              ELSE d.message END
     END AS message,
-    CASE WHEN d.fault IS NOT NULL THEN 'SELECT seal_sync.sequence_split(' || d.argument || ', slots => ' || d.slots || ') corrects it.'
+    CASE WHEN d.fault = 'back' THEN pg_catalog.format('SELECT pg_catalog.setval(%s, %s) takes it there again.', d.argument, d.carried)
+         WHEN d.fault IS NOT NULL THEN 'SELECT seal_sync.sequence_split(' || d.argument || ', slots => ' || d.slots || ') corrects it.'
          WHEN d.here AND d.state = 'carried' AND d.behind THEN 'It is told as soon as the node answers; see seal_sync.status.'
          WHEN NOT d.split AND NOT d.here AND d.carried IS NULL THEN pg_catalog.format('On node "%s": SELECT seal_sync.sequence_add(%s, cluster => %L).',
             d.primary_node, d.argument, d.cluster)
@@ -114,12 +125,26 @@ SELECT d.sequence, d.cluster, d.slot, d.slots, d.increment, d.last_value, d.carr
 FROM described d;
 COMMENT ON VIEW seal_sync.sequences IS 'each sequence that is split or carried, and what each peer says to it';
 
+-- How many times nextval can still be called, and what part of all that is.
+CREATE VIEW seal_sync.sequence_left AS
+SELECT r.sequence, pg_catalog.div(l.numbers, pg_catalog.abs(q.seqincrement)) AS calls, l.numbers / (q.seqmax::numeric - q.seqmin) AS share
+FROM seal_sync.sequence_rule r
+JOIN seal_sync.sequence_states() s ON s.sequence = r.sequence
+JOIN pg_catalog.pg_sequence q ON q.seqrelid = r.sequence AND NOT q.seqcycle
+CROSS JOIN LATERAL (SELECT CASE WHEN q.seqincrement > 0 THEN q.seqmax::numeric - s.last_value ELSE s.last_value::numeric - q.seqmin END AS numbers) l
+WHERE s.last_value IS NOT NULL;
+
 -- What health says of them.
-CREATE VIEW seal_sync.sequence_findings AS
-SELECT CASE WHEN s.state IN ('broken', 'collides') THEN 'critical' ELSE 'warning' END AS severity,
-    'sequence_' || s.state AS code, 'sequence ' || s.sequence::text AS scope, NULL::timestamptz AS since, s.message, s.hint
+CREATE VIEW seal_sync.sequence_findings (severity, code, scope, since, message, hint) AS
+SELECT CASE WHEN s.state IN ('broken', 'collides') THEN 'critical' ELSE 'warning' END,
+    'sequence_' || s.state, 'sequence ' || s.sequence::text, NULL::timestamptz, s.message, s.hint
 FROM (SELECT DISTINCT ON (q.sequence, q.state, q.message) q.* FROM seal_sync.sequences q ORDER BY q.sequence, q.state, q.message, q.peer) s
 WHERE s.state NOT IN ('agreed', 'carried', 'standby') AND s.message IS NOT NULL
+UNION ALL
+SELECT CASE WHEN l.calls < 1 THEN 'critical' ELSE 'warning' END,
+    'sequence_near_end', 'sequence ' || l.sequence::text, NULL, pg_catalog.format('sequence %s has %s numbers left', l.sequence, l.calls),
+    'ALTER SEQUENCE … with other bounds, on every node, and a wider type of the column.'
+FROM seal_sync.sequence_left l WHERE l.share < 0.1 OR l.calls < 1
 UNION ALL
 -- Found when nodes hear of each other that had got theirs from different ones, or by hand
 SELECT CASE WHEN pg_catalog.bool_and(s.in_use OR s.node = n.node AND EXISTS (SELECT FROM seal_sync.sequence_rule r WHERE r.slots IS NOT NULL))

@@ -114,6 +114,28 @@ bool taken_by_another(const char *node, int slot) {
   return taken;
 }
 
+/// Whether anything of what a peer has told is not known here, or a decision is due.
+bool anything_new(const char *here, const Slot *told, int count) {
+  int known_count = 0;
+  const Slot *known = known_slots(&known_count);
+  const auto find = [&](const char *node) -> const Slot * {
+    for (int k = 0; k < known_count; ++k)
+      if (strcmp(NameStr(known[k].node), node) == 0)
+        return &known[k];
+    return nullptr;
+  };
+  const Slot *own = find(here);
+  for (int k = 0; k < known_count; ++k)
+    if (own != nullptr && &known[k] != own && known[k].slot == own->slot)
+      return true;
+  for (int i = 0; i < count; ++i) {
+    const Slot *same = find(NameStr(told[i].node));
+    if (same == nullptr || (same != own && (same->slot != told[i].slot || same->in_use != told[i].in_use)))
+      return true;
+  }
+  return false;
+}
+
 void give_slot(const char *node, bool direct) {
   if (slot_of(node) != 0)
     return;
@@ -210,6 +232,9 @@ void learn_slots(const char *speaker, const Slot *slots, int count) {
   const char *here = local_node();
   if (here == nullptr || count == 0)
     return;
+  if (!anything_new(here, slots, count))
+    return;
+  lock_slots(); // before anything is written: two that have written would wait for each other here
   int known = 0;
   (void)known_slots(&known);
   for (int i = 0; i < count; ++i) {
@@ -271,9 +296,9 @@ void note_sequence(const char *peer, const SequenceNews &news) {
       "FROM seal_sync.sequence_rule r, seal_sync.peer p WHERE r.sequence = $1 AND p.peer = $2 "
       "ON CONFLICT (sequence, peer) DO UPDATE SET state = excluded.state, message = excluded.message, hint = excluded.hint, "
       "carried = coalesce(excluded.carried, s.carried), carried_at = coalesce(excluded.carried_at, s.carried_at), "
-      "floor = coalesce(s.floor, excluded.floor) "
+      "floor = coalesce(excluded.floor, s.floor) "
       "WHERE (s.state, s.message, s.hint) IS DISTINCT FROM (excluded.state, excluded.message, excluded.hint) "
-      "OR s.carried IS DISTINCT FROM coalesce(excluded.carried, s.carried) OR s.floor IS NULL AND excluded.floor IS NOT NULL",
+      "OR s.carried IS DISTINCT FROM coalesce(excluded.carried, s.carried) OR s.floor IS DISTINCT FROM coalesce(excluded.floor, s.floor)",
       {ObjectIdGetDatum(news.sequence), name_datum(peer), text(news.state), text(news.message), text(news.hint),
        BoolGetDatum(news.has_carried), Int64GetDatum(news.carried), BoolGetDatum(news.has_floor), Int64GetDatum(news.floor)},
       types);

@@ -54,7 +54,7 @@ Slot *known_slots(int *count);
 /// This node's; 0: it has none.
 int own_slot();
 /// What `speaker` has told. Its word about itself counts more than others'. If this node finds its own slot taken and
-/// has not used it yet, it gives it up.
+/// has not used it yet, it gives it up. Waits for a sequence_split() under way, unless nothing is new.
 void learn_slots(const char *speaker, const Slot *slots, int count);
 /// Gives this node and `speaker` slots as far as they have none; returns the speaker's, 0: none is left. has_one: it has
 /// told of its own.

@@ -45,8 +45,10 @@ bool read_counting(Oid sequence, SequenceState *state) {
   return true;
 }
 
-/// Runs fn(relation) with the lock, when it is to be had at once.
-template <typename Fn> SequenceAccess with_lock(Oid sequence, LOCKMODE mode, SequenceState *state, Fn fn) {
+/// Runs fn(relation) with the lock of nextval(), when it is to be had at once. A weaker one does not conflict with ALTER SEQUENCE:
+/// a moment after its commit, which may just have woken us, it is not in our caches yet, and its old file is on the way out.
+template <typename Fn> SequenceAccess with_lock(Oid sequence, SequenceState *state, Fn fn) {
+  constexpr LOCKMODE mode = RowExclusiveLock;
   if (!ConditionalLockRelationOid(sequence, mode))
     return SequenceAccess::kBusy;
   const Relation relation = try_relation_open(sequence, NoLock);
@@ -65,7 +67,7 @@ template <typename Fn> SequenceAccess with_lock(Oid sequence, LOCKMODE mode, Seq
 } // namespace
 
 SequenceAccess read_sequence(Oid sequence, SequenceState *state) {
-  return with_lock(sequence, AccessShareLock, state, [state](Relation relation) {
+  return with_lock(sequence, state, [state](Relation relation) {
     const Tuple found = lock_tuple(relation, BUFFER_LOCK_SHARE);
     state->last_value = found.data->last_value;
     state->is_called = found.data->is_called;
@@ -74,7 +76,7 @@ SequenceAccess read_sequence(Oid sequence, SequenceState *state) {
 }
 
 SequenceAccess advance_sequence(Oid sequence, int64 target, SequenceState *state) {
-  return with_lock(sequence, RowExclusiveLock, state, [=](Relation relation) {
+  return with_lock(sequence, state, [=](Relation relation) {
     const core::Counting &counting = state->counting;
     if (RelationNeedsWAL(relation))
       GetTopTransactionId(); // so that COMMIT flushes what is written below

@@ -164,6 +164,16 @@ void record_ddl_of_tables(const std::string &command, const std::vector<Oid> &re
     record_event("ddl", "table " + display_name(root), {}, {{"command", command}});
 }
 
+/// Peers are told of them by name, and how they count now.
+void follow_sequences(const std::string &command, const std::vector<Oid> &relations) {
+  const Rows rows = query("SELECT r.sequence::pg_catalog.oid FROM seal_sync.sequence_rule r WHERE r.sequence::pg_catalog.oid = ANY ($1) ORDER BY 1",
+                          {arg(relations)});
+  for (size_t i = 0; i < rows.size(); i++)
+    record_event("ddl", "sequence " + display_name(rows.oid(i, 0)), {}, {{"command", command}});
+  if (!rows.empty())
+    rules_changed();
+}
+
 void record_ddl_of_servers(const std::string &command, const std::vector<Oid> &objects) {
   const Rows servers = query("SELECT s.srvname FROM pg_catalog.pg_foreign_server s "
                              "JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw AND w.fdwname = 'seal_sync' "
@@ -180,6 +190,9 @@ void record_drops(const Rows &dropped) {
     if (dropped.null(i, 4))
       continue;
     const std::string &name = dropped.text(i, 4);
+    if (kind == "sequence" &&
+        !query("SELECT FROM seal_sync.sequence_rule r WHERE r.sequence::pg_catalog.oid = $1", {arg(dropped.oid(i, 1))}).empty())
+      record_event("ddl", "sequence " + name, {}, {{"command", "DROP SEQUENCE"}});
     if (kind == "table" &&
         !query("SELECT FROM seal_sync.table_rule r WHERE r.relation::pg_catalog.oid = $1", {arg(dropped.oid(i, 1))}).empty())
       record_event("ddl", "table " + name, {}, {{"command", "DROP TABLE"}});
@@ -241,6 +254,8 @@ SEAL_SYNC_FUNCTION(seal_sync_ddl_command_end) {
     }
     if (catalog == NamespaceRelationId) {
       follow_schema(object);
+      if (!query("SELECT FROM seal_sync.sequence_rule r JOIN pg_catalog.pg_class c ON c.oid = r.sequence WHERE c.relnamespace = $1", {arg(object)}).empty())
+        rules_changed(); // peers are told of them by name
       continue;
     }
     servers.push_back(object);
@@ -254,6 +269,8 @@ SEAL_SYNC_FUNCTION(seal_sync_ddl_command_end) {
   if (have_identity()) {
     if (!touched.empty() || !triggers.empty())
       record_ddl_of_tables(command, touched, triggers);
+    if (!touched.empty())
+      follow_sequences(command, touched);
     if (!touched.empty())
       follow_all(with_inheritance_parents(touched));
     // Later than the rest: a table that is new has no rule that could have to follow.
@@ -280,8 +297,8 @@ SEAL_SYNC_FUNCTION(seal_sync_sql_drop) {
   const Rows dropped = query(
       "SELECT o.object_type, o.objid, o.objsubid, CASE WHEN o.object_type IN ('table column', 'table constraint') "
       " THEN pg_catalog.to_regclass(pg_catalog.format('%I.%I', o.address_names[1], o.address_names[2]))::pg_catalog.oid END, "
-      "CASE o.object_type WHEN 'table' THEN o.schema_name || '.' || o.object_name WHEN 'server' THEN o.object_name "
-      " WHEN 'user mapping' THEN o.address_args[1] END "
+      "CASE WHEN o.object_type IN ('table', 'sequence') THEN o.schema_name || '.' || o.object_name WHEN o.object_type = 'server' THEN o.object_name "
+      " WHEN o.object_type = 'user mapping' THEN o.address_args[1] END "
       "FROM pg_catalog.pg_event_trigger_dropped_objects() o "
       "WHERE o.object_type IN ('table', 'table column', 'table constraint', 'schema', 'sequence', 'server', 'user mapping') AND NOT o.is_temporary");
   record_drops(dropped);

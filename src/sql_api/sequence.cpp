@@ -18,7 +18,7 @@ namespace seal_sync::sql_api {
 
 namespace {
 
-constexpr int kMostSlots = 1000;
+constexpr int kMostSlots = config::kMaxSlots;
 
 // ---- arguments ----------------------------------------------------------------------------------
 
@@ -172,17 +172,56 @@ Rows fed_columns(Oid sequence) {
       {arg(sequence)});
 }
 
+/// Until the end of the scope the owner of a table acts, who has to be trusted with it anyway: planning and running a query
+/// on it can run code of his, such as functions in the predicates of its indexes.
+class AsOwnerOf {
+public:
+  explicit AsOwnerOf(Oid relation) {
+    pg::call([this, relation] {
+      const HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+      if (!HeapTupleIsValid(tuple))
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation with OID %u does not exist", relation));
+      const Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
+      ReleaseSysCache(tuple);
+      GetUserIdAndSecContext(&user_, &security_);
+      // As foreign keys do it: row security would hide numbers that are in use.
+      SetUserIdAndSecContext(owner, security_ | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION | SECURITY_NOFORCE_RLS);
+    });
+  }
+  ~AsOwnerOf() {
+    pg::call_or_exit([this] { SetUserIdAndSecContext(user_, security_); });
+  }
+  AsOwnerOf(const AsOwnerOf &) = delete;
+  AsOwnerOf &operator=(const AsOwnerOf &) = delete;
+
+private:
+  Oid user_ = InvalidOid;
+  int security_ = 0;
+};
+
 /// The furthest number in those columns: rows may hold numbers that never came from the sequence.
 Furthest furthest_row(Oid sequence, bool ascending) {
   Furthest furthest;
   const Rows columns = fed_columns(sequence);
   for (size_t i = 0; i < columns.size(); i++) {
-    const Rows found = query(std::string("SELECT pg_catalog.") + (ascending ? "max" : "min") + "(t." + quote(columns.text(i, 1)) +
-                             ")::pg_catalog.int8 FROM " + sql_name(columns.oid(i, 0)) + " t");
+    const std::string statement = std::string("SELECT pg_catalog.") + (ascending ? "max" : "min") + "(t." + quote(columns.text(i, 1)) +
+                                  ")::pg_catalog.int8 FROM " + sql_name(columns.oid(i, 0)) + " t";
+    const AsOwnerOf owner(columns.oid(i, 0));
+    const Rows found = query(statement);
     if (found.empty() || found.null(0, 0))
       continue;
     furthest.take(std::stoll(found.text(0, 0)), ascending);
   }
+  return furthest;
+}
+
+/// How far numbers have gone on this node, whoever gave them.
+Furthest furthest_here(Oid sequence, const Furthest &rows, bool ascending) {
+  const pg::SequenceState now = state_of(sequence);
+  Furthest furthest;
+  if (now.is_called)
+    furthest.take(now.last_value, ascending);
+  furthest.take(rows, ascending);
   return furthest;
 }
 
@@ -206,11 +245,31 @@ void alter(Oid sequence, const core::Counting &counting, std::optional<int64> re
         (restart ? " RESTART WITH " + std::to_string(*restart) : ""));
 }
 
+/// Whether numbers of other slots than this one may have been given since the rule was made.
+bool has_strayed(const config::SequenceRule &rule, int slot) {
+  const pg::SequenceState now = state_of(rule.sequence);
+  const std::optional<core::Split> split = config::wanted_split(rule, slot);
+  return !split || core::fault_of(*split, now.counting, now.last_value) != core::SplitFault::kNone;
+}
+
+/// What has been given up to now belongs to no slot: nodes that have one of the numbers now must not meet it.
+void raise_floor(const config::SequenceRule &rule, const Furthest &rows) {
+  const bool up = rule.former_increment > 0;
+  Furthest floor = furthest_here(rule.sequence, rows, up);
+  if (rule.has_floor)
+    floor.take(rule.floor, up);
+  if (floor.known)
+    query("UPDATE seal_sync.sequence_rule SET floor = $2 WHERE sequence::pg_catalog.oid = $1", {arg(rule.sequence), int_arg(floor.number)});
+}
+
 /// Makes the sequence keep to its split, beyond everything that is known to be given. The rule stands already.
 void align(const config::SequenceRule &rule, int slot, const Furthest &rows) {
   const Oid sequence = rule.sequence;
   const pg::SequenceState now = state_of(sequence);
   const core::Counting former = config::former_counting(rule, now.counting);
+  if (slot > rule.slots) // when it follows the node's new slot
+    cannot("split", sequence, "it is dealt out in only " + std::to_string(rule.slots) + " slots, and the node's is to be " + std::to_string(slot), {},
+           "SELECT seal_sync.sequence_split(" + literal(sql_name(sequence)) + ", slots => …) first, on every node.");
   const std::optional<core::Split> split = config::wanted_split(rule, slot);
   const std::optional<core::Counting> counting = split ? core::counting_of(*split, former) : std::nullopt;
   if (!counting)
@@ -218,10 +277,9 @@ void align(const config::SequenceRule &rule, int slot, const Furthest &rows) {
            "It counts by " + std::to_string(former.increment) + " from " + std::to_string(former.min) + " to " + std::to_string(former.max) + ".");
   const bool up = split->ascending;
   // What has been given; a number that was only to be given first may still be ours.
-  Furthest given;
-  if (now.is_called)
-    given.take(now.last_value, up);
-  given.take(rows, up);
+  Furthest given = furthest_here(sequence, rows, up);
+  if (rule.has_floor)
+    given.take(rule.floor, up);
   given.take(furthest_floor(sequence, up), up);
   const std::optional<int64> next =
       given.known ? core::next_after(*split, given.number, *counting) : core::next_from(*split, now.last_value, *counting);
@@ -265,8 +323,11 @@ bool forget_sequences(const std::vector<Oid> &sequences) {
 }
 
 bool is_split(Oid sequence) {
+  // fault is null also where DDL of others is in the way
   return !query("SELECT FROM seal_sync.sequence_rule r JOIN pg_catalog.pg_sequence s ON s.seqrelid = r.sequence "
-                "WHERE r.sequence::pg_catalog.oid = $1 AND r.slots IS NOT NULL AND s.seqincrement = r.former_increment * r.slots",
+                "JOIN seal_sync.sequence_states() t ON t.sequence = s.seqrelid "
+                "WHERE r.sequence::pg_catalog.oid = $1 AND r.slots IS NOT NULL AND s.seqincrement = r.former_increment * r.slots "
+                "AND t.fault IS NULL",
                 {arg(sequence)})
               .empty();
 }
@@ -320,15 +381,13 @@ SEAL_SYNC_FUNCTION(seal_sync_sequence_split) {
   const pg::SequenceState now = state_of(sequence);
   const Arg bound = now.counting.cycle ? int_arg(now.counting.ascending() ? now.counting.min : now.counting.max) : datum_arg(INT8OID, 0, true);
   if (before) {
+    if (before->slots != slots || slot_before != slot || has_strayed(*before, slot))
+      raise_floor(*before, rows);
     // It may have been made to cycle since
     query("UPDATE seal_sync.sequence_rule SET slots = $2, former_bound = coalesce(former_bound, $3) WHERE sequence::pg_catalog.oid = $1",
           {arg(sequence), int_arg(slots), bound});
   } else {
-    const bool up = now.counting.ascending();
-    Furthest floor;
-    if (now.is_called)
-      floor.take(now.last_value, up);
-    floor.take(rows, up);
+    const Furthest floor = furthest_here(sequence, rows, now.counting.ascending());
     query("INSERT INTO seal_sync.sequence_rule (sequence, slots, former_increment, former_start, former_bound, floor) "
           "VALUES ($1::pg_catalog.regclass, $2, $3, $4, $5, $6)",
           {arg(sequence), int_arg(slots), int_arg(now.counting.increment), int_arg(now.counting.start),
@@ -344,7 +403,10 @@ SEAL_SYNC_FUNCTION(seal_sync_sequence_split) {
     for (size_t i = 0; i < others.size(); i++) {
       const Oid other = others.oid(i, 0);
       pg::call([=] { LockRelationOid(other, ShareRowExclusiveLock); });
-      align(*rule_of(other), slot, furthest_row(other, state_of(other).counting.ascending()));
+      const config::SequenceRule rule = rule_of(other).value();
+      const Furthest others_rows = furthest_row(other, rule.former_increment > 0);
+      raise_floor(rule, others_rows);
+      align(rule, slot, others_rows);
     }
   }
   record_event("sequence_split", "sequence " + display_name(sequence), {}, {{"slots", int64{slots}}, {"slot", int64{slot}}});

@@ -1,9 +1,12 @@
 // See route_sequences.hpp.
 #include "worker/route_sequences.hpp"
 
+#include "apply/settings.hpp"
 #include "config/config.hpp"
 #include "pg/guc.hpp"
+#include "pg/latch.hpp"
 #include "pg/scopes.hpp"
+#include "scan/peer_text.hpp"
 #include "worker/bytes.hpp"
 
 #include <algorithm>
@@ -18,6 +21,7 @@ namespace {
 constexpr int64 kLookUs = 1000 * 1000;        // between two looks at the carried sequences
 constexpr int64 kAgainUs = 30 * 1000 * 1000;  // what the peer has not taken is told again
 constexpr int64 kBusyUs = 1000 * 1000;
+constexpr int64 kCommitUs = 50 * 1000;       // a commit is over by then
 constexpr int64 kNever = PG_INT64_MAX;
 
 std::string display_name(const config::SequenceRule &rule) {
@@ -110,7 +114,8 @@ void RouteSequences::read_rules() {
     if (known.rule.split) {
       pg::SequenceState state;
       const pg::SequenceAccess access = pg::call([&] { return pg::read_sequence(known.rule.sequence, &state); });
-      if (access == pg::SequenceAccess::kDone)
+      known.seen = access == pg::SequenceAccess::kDone;
+      if (known.seen)
         known.actual = config::actual_split(known.rule, state);
       split_.push_back(known);
       continue;
@@ -128,28 +133,32 @@ void RouteSequences::read_rules() {
         known.head_room = old.head_room;
         known.there = old.there;
       }
-    look(known);
+    known.seen = look(known);
     carried_.push_back(known);
   }
 }
 
 /// Where the sequence stands now; what DDL has locked stays as it was.
-void RouteSequences::look(Known &known) {
+bool RouteSequences::look(Known &known) {
   pg::SequenceState state;
   const pg::SequenceAccess access = pg::call([&] { return pg::read_sequence(known.rule.sequence, &state); });
   if (access != pg::SequenceAccess::kDone)
-    return;
+    return false;
   known.counting = state.counting;
   known.head_room.note(state.last_value, pg::monotonic_us(), static_cast<int64>(guc::sequence_head_room) * 1000000);
+  return true;
 }
 
-/// Of those that the peer takes. Inside a transaction.
-core::Carry RouteSequences::most_urgent() {
+/// Of those that the peer takes. Inside a transaction. exactly: at its commit DDL has the lock a moment longer than its rows are
+/// hidden, which is waited for; whoever keeps it longer keeps others from new numbers, too, and what was looked at last counts.
+core::Carry RouteSequences::most_urgent(bool exactly) {
+  const int64 until = pg::monotonic_us() + (exactly ? kCommitUs : 0);
   core::Carry most = core::Carry::kNothing;
   for (Known &known : carried_) {
     if (!known.answered || known.answer.verdict != SequenceVerdict::kFine)
       continue;
-    look(known);
+    while (!look(known) && pg::monotonic_us() < until)
+      pg::call([] { (void)pg::wait(2); });
     most = std::max(most, core::carry_of(known.head_room.last(), known.head_room.target(known.counting, known.rule.head_room),
                                          known.there, known.counting.ascending()));
   }
@@ -163,19 +172,20 @@ void RouteSequences::tell(RouteLink &link, bool all) {
   wire::SequencesRequest head;
   head.generation = link.generation();
   head.slots = slots_.size();
-  const auto told = std::count_if(split_.begin(), split_.end(), [](const Known &known) { return known.actual.has_value(); });
-  head.splits = all ? static_cast<std::uint64_t>(told) : 0;
-  head.carried = carried_.size();
+  const auto could_be_read = [](const Known &known) { return known.seen; };
+  head.splits = all ? static_cast<std::uint64_t>(std::count_if(split_.begin(), split_.end(), could_be_read)) : 0;
+  head.carried = static_cast<std::uint64_t>(std::count_if(carried_.begin(), carried_.end(), could_be_read));
   wire::write(*request, head);
   for (const auto &[node, slot] : slots_)
     wire::write(*request, wire::SlotClaim{node, static_cast<std::uint32_t>(slot.slot), static_cast<std::uint8_t>(slot.in_use ? 1 : 0)});
   if (all)
     for (const Known &known : split_)
-      if (known.actual)
-        wire::write(*request, wire::SplitClaim{NameStr(known.rule.schema), NameStr(known.rule.name), *known.actual,
+      if (known.seen)
+        wire::write(*request, wire::SplitClaim{NameStr(known.rule.schema), NameStr(known.rule.name), known.actual,
                                                static_cast<std::uint8_t>(known.rule.has_floor ? 1 : 0), known.rule.floor});
   for (const Known &known : carried_)
-    wire::write(*request, wire::CarriedClaim{NameStr(known.rule.schema), NameStr(known.rule.name), NameStr(known.rule.cluster),
+    if (known.seen)
+      wire::write(*request, wire::CarriedClaim{NameStr(known.rule.schema), NameStr(known.rule.name), NameStr(known.rule.cluster),
                                              known.epoch, static_cast<std::uint8_t>(known.counting.ascending() ? 1 : 0),
                                              known.head_room.target(known.counting, known.rule.head_room)});
 
@@ -187,23 +197,14 @@ void RouteSequences::tell(RouteLink &link, bool all) {
   const auto unreadable = [] { return core::Error("08P01", "the peer's answer about sequences cannot be read"); };
   if (!reader.ok() || reply.slots > static_cast<std::uint64_t>(config::kMaxSlots) * 2)
     throw unreadable();
-  std::vector<config::Slot> learnt;
+  std::vector<Told> learnt;
   for (std::uint64_t i = 0; i < reply.slots; i++) {
     wire::SlotClaim claim;
     wire::read(reader, claim);
     if (!reader.ok())
       throw unreadable();
-    const std::string name(claim.node);
-    // Names come in the peer's encoding; one that cannot be told here is left out.
-    const bool plain = std::all_of(name.begin(), name.end(), [](char c) { return c > 0 && c < 127; });
-    if (name.empty() || name.size() >= NAMEDATALEN || claim.slot < 1 || claim.slot > static_cast<std::uint32_t>(config::kMaxSlots) ||
-        (!plain && link.session()->server_encoding_same == 0))
-      continue;
-    config::Slot slot = {};
-    namestrcpy(&slot.node, name.c_str());
-    slot.slot = static_cast<int32>(claim.slot);
-    slot.in_use = claim.in_use != 0;
-    learnt.push_back(slot);
+    if (claim.slot >= 1 && claim.slot <= static_cast<std::uint32_t>(config::kMaxSlots))
+      learnt.push_back({std::string(claim.node), static_cast<int32>(claim.slot), claim.in_use != 0});
   }
   const auto take_answer = [&](Known &known) {
     wire::SequenceAnswer answer;
@@ -217,9 +218,11 @@ void RouteSequences::tell(RouteLink &link, bool all) {
   };
   if (all)
     for (Known &known : split_)
-      if (known.actual)
+      if (known.seen)
         take_answer(known);
   for (Known &known : carried_) {
+    if (!known.seen)
+      continue;
     take_answer(known);
     if (known.answer.has_number != 0)
       known.there = known.answer.number;
@@ -240,6 +243,8 @@ void RouteSequences::try_to_tell(RouteLink &link, bool all) {
         std::string_view(error.sqlstate()) == wire::kContradiction || std::string_view(error.sqlstate()) == wire::kNotPeer)
       throw;
     problem_ = error.message();
+    const std::string_view sqlstate(error.sqlstate());
+    busy_ = sqlstate == "55P03" || sqlstate == "40P01";
     for (std::vector<Known> *list : {&split_, &carried_})
       for (Known &known : *list) {
         known.changed = true;
@@ -257,9 +262,10 @@ void RouteSequences::try_to_tell(RouteLink &link, bool all) {
 void RouteSequences::tell_if_due(RouteLink &link, uint64 rules) {
   const int64 now = pg::monotonic_us();
   const bool all = all_at_us_ <= now || rules != rules_seen_;
-  if (!all && (carried_.empty() || look_at_us_ > now) && !unsaved_)
+  const bool unsaved = unsaved_ && note_at_us_ <= now;
+  if (!all && (carried_.empty() || look_at_us_ > now) && !unsaved)
     return;
-  if (!all && unsaved_) { // from within a batch
+  if (!all && unsaved) { // from within a batch, or it could not be done then
     note(link);
     return;
   }
@@ -268,7 +274,7 @@ void RouteSequences::tell_if_due(RouteLink &link, uint64 rules) {
     pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
     if (all)
       read_rules();
-    const bool idle = !all && most_urgent() == core::Carry::kNothing;
+    const bool idle = !all && most_urgent(false) == core::Carry::kNothing;
     transaction.commit();
     if (idle)
       return;
@@ -285,21 +291,47 @@ void RouteSequences::tell_if_due(RouteLink &link, uint64 rules) {
 }
 
 void RouteSequences::tell_first(RouteLink &link) {
-  if (!carried_.empty() && link.facts().sequences && most_urgent() == core::Carry::kFirst)
+  if (!carried_.empty() && link.facts().sequences && most_urgent(true) == core::Carry::kFirst)
     try_to_tell(link, false);
 }
 
 // ---- what the peer has said ---------------------------------------------------------------------
 
-void RouteSequences::note(const RouteLink &link) {
-  unsaved_ = false;
-  int64 again = kNever;
-  if (!problem_.empty())
-    again = kAgainUs;
+/// A call of sequence_split() or sequence_remove() in an open transaction must not hold up rows: then it is done later.
+void RouteSequences::note(RouteLink &link) {
+  try {
+    write_down(link);
+    unsaved_ = false;
+  } catch (const pg::Error &error) {
+    if (error.sqlstate() != ERRCODE_LOCK_NOT_AVAILABLE && error.sqlstate() != ERRCODE_T_R_DEADLOCK_DETECTED)
+      throw;
+    pg::call([&] { FreeErrorData(error.data()); });
+    unsaved_ = true;
+    all_at_us_ = kNever;
+    note_at_us_ = pg::monotonic_us() + kBusyUs;
+  }
+}
+
+void RouteSequences::write_down(RouteLink &link) {
+  int64 again = problem_.empty() ? kNever : busy_ ? kBusyUs : kAgainUs;
   pg::Transaction transaction(pg::Transaction::Snapshot::kActive);
+  const scan::Session *session = link.session();
+  const std::vector<Told> &learnt = learnt_;
   const bool has_slot = pg::call([&] {
+    apply::bound_lock_waits();
     config::refresh();
-    config::learn_slots(peer_.c_str(), learnt_.data(), static_cast<int>(learnt_.size()));
+    auto *slots = static_cast<config::Slot *>(palloc0(sizeof(config::Slot) * (learnt.size() + 1)));
+    int count = 0;
+    for (const Told &told : learnt) {
+      // A name that cannot be said in our encoding is left out.
+      const char *name = scan::peer_text(session, told.node);
+      if (*name == '\0' || strlen(name) >= NAMEDATALEN || (strchr(name, '?') != nullptr && told.node.find('?') == std::string::npos))
+        continue;
+      namestrcpy(&slots[count].node, name);
+      slots[count].slot = told.slot;
+      slots[count++].in_use = told.in_use;
+    }
+    config::learn_slots(peer_.c_str(), slots, count);
     if (granted_ != 0)
       config::take_slot(granted_);
     return config::own_slot() != 0;
@@ -308,24 +340,24 @@ void RouteSequences::note(const RouteLink &link) {
     again = kBusyUs;
   for (std::vector<Known> *list : {&split_, &carried_})
     for (Known &known : *list) {
-      if (known.answered && known.answer.verdict == SequenceVerdict::kBusy)
+      if (!known.seen || (known.answered && known.answer.verdict == SequenceVerdict::kBusy))
         again = std::min(again, kBusyUs);
       else if (known.answered && known.answer.verdict != SequenceVerdict::kFine)
         again = std::min(again, kAgainUs);
       if (!known.changed)
         continue;
-      known.changed = false;
       Shown text = known.answered ? shown(known.rule, known.answer, peer_) : Shown{"retrying", problem_, "It is tried again by itself."};
-      if (known.rule.split && known.answered)
-        raise_beyond_floor(known);
       config::SequenceNews news = {};
       news.sequence = known.rule.sequence;
       news.state = text.state;
       news.message = text.message.c_str();
       news.hint = text.hint.c_str();
       if (known.rule.split) {
-        news.has_floor = known.answered && known.answer.has_number != 0;
+        // A floor that is noted counts as dealt with.
+        news.has_floor = known.answered && known.answer.has_number != 0 && raise_beyond_floor(known);
         news.floor = known.answer.number;
+        if (known.answered && known.answer.has_number != 0 && !news.has_floor)
+          again = std::min(again, kBusyUs);
       } else {
         news.has_carried = known.there.has_value();
         news.carried = known.there.value_or(0);
@@ -333,29 +365,34 @@ void RouteSequences::note(const RouteLink &link) {
       pg::call([&] { config::note_sequence(peer_.c_str(), news); });
     }
   transaction.commit();
+  for (std::vector<Known> *list : {&split_, &carried_})
+    for (Known &known : *list)
+      known.changed = false;
   all_at_us_ = again == kNever ? kNever : pg::monotonic_us() + again;
 }
 
-/// Numbers that the peer gave before it split belong to no slot: ours must not meet them. Its word is taken once, and only
-/// as far as it leaves us half of what we have; beyond, health says what is to be done.
-void RouteSequences::raise_beyond_floor(const Known &known) {
-  if (known.answer.has_number == 0 || !known.actual)
-    return;
-  pg::call([&] {
+/// Numbers that the peer gave before its rule belong to no slot: ours must not meet them. Its word is taken once for each
+/// change of its rule, and only as far as it leaves us half of what we have; beyond, health tells that sequence_split() has to
+/// be called. False: the sequence is locked.
+bool RouteSequences::raise_beyond_floor(const Known &known) {
+  return pg::call([&] {
     int64 noted;
+    if (config::noted_floor(known.rule.sequence, peer_.c_str(), &noted) && noted == known.answer.number)
+      return true;
     pg::SequenceState state;
-    if (config::noted_floor(known.rule.sequence, peer_.c_str(), &noted) ||
-        pg::read_sequence(known.rule.sequence, &state) != pg::SequenceAccess::kDone)
-      return;
+    const pg::SequenceAccess access = pg::read_sequence(known.rule.sequence, &state);
+    if (access != pg::SequenceAccess::kDone)
+      return access == pg::SequenceAccess::kGone;
     const core::Split split = config::actual_split(known.rule, state);
     if (!core::beyond(known.answer.number, state.last_value, split.ascending))
-      return;
+      return true;
     const std::optional<int64> next = core::next_after(split, known.answer.number, state.counting);
     const core::detail::Wide end = split.ascending ? state.counting.max : state.counting.min;
     const core::detail::Wide used = next ? core::detail::Wide(*next) - state.last_value : 0;
     const core::detail::Wide left = end - state.last_value;
-    if (next && (split.ascending ? used <= left / 2 : used >= left / 2))
-      (void)pg::advance_sequence(known.rule.sequence, *next, &state);
+    if (!next || (split.ascending ? used > left / 2 : used < left / 2))
+      return true;
+    return pg::advance_sequence(known.rule.sequence, *next, &state) != pg::SequenceAccess::kBusy;
   });
 }
 

@@ -29,8 +29,9 @@ public:
 private:
   struct Known {
     config::SequenceRule rule;
+    bool seen = false; // else DDL has locked it since the rules were read, and nothing of it can be told
     // split
-    std::optional<core::Split> actual;
+    core::Split actual;
     // carried
     std::uint64_t epoch = 0;
     core::Counting counting;
@@ -41,26 +42,33 @@ private:
     core::wire::SequenceAnswer answer;
     bool changed = false; // not noted in sequence_peer yet
   };
-  struct Slots;
+  struct Told {
+    std::string node; // in the peer's encoding
+    int32 slot;
+    bool in_use;
+  };
 
   void read_rules();
-  void look(Known &known);
-  [[nodiscard]] core::Carry most_urgent();
+  bool look(Known &known);
+  [[nodiscard]] core::Carry most_urgent(bool exactly);
   void tell(RouteLink &link, bool all);
   void try_to_tell(RouteLink &link, bool all);
-  void note(const RouteLink &link);
+  void note(RouteLink &link);
+  void write_down(RouteLink &link);
   void note_unsupported();
-  void raise_beyond_floor(const Known &known);
+  [[nodiscard]] bool raise_beyond_floor(const Known &known);
 
   const std::string peer_;
   std::vector<Known> split_, carried_;
   std::vector<std::pair<std::string, config::Slot>> slots_; // as this node knows them
-  std::vector<config::Slot> learnt_;                        // from the last answer
+  std::vector<Told> learnt_;                                // from the last answer
   int granted_ = 0;
   std::string problem_; // why the last attempt failed
+  bool busy_ = false;   // because something was locked there
   uint64 rules_seen_ = 0;
   int64 all_at_us_ = 0; // when everything is to be told again
   int64 look_at_us_ = 0;
+  int64 note_at_us_ = 0; // not earlier, when something was locked here
   bool unsaved_ = false;
   bool logged_ = false;
 };

@@ -71,30 +71,95 @@ subtest 'identity columns, and sessions that hold numbers in their cache' => sub
 	is($east->safe_psql($db, q(SELECT string_agg(DISTINCT cluster_id || id % 4, ' ') FROM i)), 'a1 b2', 'each its own numbers, from the first one on');
 };
 
+subtest 'bounds, partitions, and sequences that count by more, or down' => sub {
+	$_->safe_psql($db, q(CREATE SEQUENCE down AS smallint INCREMENT BY -3; CREATE SEQUENCE tiny AS smallint MAXVALUE 20; CREATE SEQUENCE blocks INCREMENT BY 50;
+	  CREATE TABLE p (id bigserial, cluster_id text NOT NULL, k int, v text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+	  CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2) PARTITION BY LIST (k); CREATE TABLE p21 PARTITION OF p2 FOR VALUES IN (2);
+	  SELECT seal_sync.sequence_split('down', slots => 2), seal_sync.sequence_split('blocks');)) for $east, $west;
+	is($_->[0]->safe_psql($db, q(SELECT string_agg(nextval('down') || ' ' || nextval('blocks'), ', ') FROM generate_series(1, 3))), $_->[1], $_->[0]->name . ': blocks of numbers, also downwards')
+	  for [ $east, '-1 1, -7 401, -13 801' ], [ $west, '-4 51, -10 451, -16 851' ];
+	$east->safe_psql($db, q(SELECT setval('tiny', 16), seal_sync.sequence_split('tiny')));
+	is($east->safe_psql($db, q(SELECT nextval('tiny'))), '17', 'a number that is left');
+	like(problem($east, q(SELECT nextval('tiny'))), qr/2200H: nextval: reached maximum value of sequence "tiny"/, 'and then none');
+	like($east->safe_psql($db, q(SELECT severity || ' ' || message FROM seal_sync.health WHERE code = 'sequence_near_end')), qr/^critical sequence tiny has 0 numbers left$/, 'which is told');
+	like(problem($west, q(SELECT setval('tiny', 18); SELECT seal_sync.sequence_split('tiny'))), qr/2200H: sequence "public.tiny" has no number left in slot 2/, 'not split where nothing is left');
+	is($west->safe_psql($db, q(SELECT seqincrement FROM pg_sequence WHERE seqrelid = 'tiny'::regclass)), '1', 'and left as it is');
+	$_->safe_psql($db, q(DROP SEQUENCE tiny)) for $east, $west;
+	like(problem($east, q(SELECT seal_sync.table_add('p', 'cluster_id'))), qr/SS101: primary key of table "public.p" can collide/, 'a partitioned table');
+	# One partition holds a number that never came from the sequence
+	$east->safe_psql($db, q(INSERT INTO p VALUES (500, 'a', 2, 'by hand')));
+	$_->safe_psql($db, q(SELECT seal_sync.sequence_split('p_id_seq'), seal_sync.table_add('p', 'cluster_id'))) for $east, $west;
+	wait_until($west, q(SELECT last_value > 500 FROM seal_sync.sequences WHERE sequence = 'p_id_seq'::regclass), 't', 'west begins beyond it');
+	$_->safe_psql($db, "INSERT INTO p (cluster_id, k, v) SELECT '$cluster{$_->name}', 1 + i % 2, 'x' FROM generate_series(1, 20) i") for $east, $west;
+	wait_for_sync($_) for $east, $west;
+	arrived($_) for $east, $west;
+	dumps_equal('all its rows on both sides', [ $east, $west ], 'p1', 'p21');
+	is($east->safe_psql($db, q(SELECT count(*), count(DISTINCT id) FROM p)), '41|41', 'and none missing');
+};
+
+subtest 'whoever calls it gets no more rights by it' => sub {
+	$east->safe_psql($db, q(CREATE ROLE mallory IN ROLE seal_sync_admin; GRANT CREATE ON SCHEMA public TO mallory; SET ROLE mallory;
+	  CREATE FUNCTION spy() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN IF current_user <> 'mallory' THEN RAISE EXCEPTION 'I am %', current_user; END IF; RETURN true; END $$;
+	  CREATE TABLE m (id bigserial PRIMARY KEY, v int); CREATE INDEX ON m (v) WHERE public.spy();
+	  INSERT INTO m VALUES (500); ALTER TABLE m ENABLE ROW LEVEL SECURITY; ALTER TABLE m FORCE ROW LEVEL SECURITY;));
+	is($east->safe_psql($db, q(SET ROLE mallory; SELECT seal_sync.sequence_split('m_id_seq'); SELECT nextval('m_id_seq'))), "\n505", 'code of the table\'s owner runs as the owner, and row security hides no number');
+	like(problem($east, q(SET ROLE mallory; SELECT seal_sync.sequence_split('t_id_seq'))), qr/42501: must be owner of sequence t_id_seq/, 'the sequence of somebody else');
+	like(problem($east, q(SET ROLE mallory; SELECT seal_sync.sequence_remove('t_id_seq'))), qr/42501: must be owner of sequence t_id_seq/, 'nor taken back');
+	$east->safe_psql($db, q(DROP OWNED BY mallory; DROP ROLE mallory));
+};
+
+subtest 'an open transaction of a call holds up no rows' => sub {
+	$_->safe_psql($db, q(CREATE SEQUENCE x; SELECT seal_sync.sequence_split('x'))) for $east, $west;
+	wait_until($east, q(SELECT state FROM seal_sync.sequences WHERE sequence = 'x'::regclass), 'agreed', 'agreed');
+	my $session = $east->background_psql($db);
+	$session->query_safe(q(BEGIN; SELECT seal_sync.sequence_remove('x'), seal_sync.sequence_split('i_id_seq', slots => 4)));
+	# The worker has to write down what west says
+	$east->safe_psql($db, q(SELECT seal_sync.pause('west'), seal_sync.resume('west')));
+	$east->safe_psql($db, q(INSERT INTO t (cluster_id, v) VALUES ('a', 'meanwhile')));
+	wait_until($west, q(SELECT count(*) FROM t WHERE v = 'meanwhile'), '1', 'it arrives all the same');
+	$session->query_safe('COMMIT');
+	$session->quit;
+	wait_until($west, q(SELECT state FROM seal_sync.sequences WHERE sequence = 'x'::regclass), 'waiting_peer', 'west hears of what was done');
+	wait_until($east, q(SELECT string_agg(DISTINCT state, ' ') FROM seal_sync.sequences), 'agreed', 'and so does east');
+	$west->safe_psql($db, q(SELECT seal_sync.sequence_remove('x')));
+	is($west->safe_psql($db, q(SELECT seqincrement FROM pg_sequence WHERE seqrelid = 'x'::regclass)), '1', 'it counts as before');
+};
+
 subtest 'what would undo it is noticed' => sub {
+	my $well = sub { my ($node, $name) = @_; return wait_until($node, q(SELECT count(*) FROM seal_sync.health WHERE code LIKE 'sequence%'), '0', $name) };
 	my $message = sub { my ($node) = @_; return $node->safe_psql($db, q(SELECT severity || ' ' || code || ': ' || message FROM seal_sync.health WHERE code LIKE 'sequence%' ORDER BY 1)) };
 	$east->safe_psql($db, q(ALTER SEQUENCE t_id_seq INCREMENT BY 1));
 	like($message->($east), qr/^critical sequence_broken: sequence t_id_seq counts by 1/, 'ALTER SEQUENCE');
+	wait_until($west, q(SELECT state FROM seal_sync.sequences WHERE sequence = 't_id_seq'::regclass), 'collides', 'which west hears of');
+	is($east->safe_psql($db, q(SELECT detail->>'command' FROM seal_sync.events WHERE event = 'ddl' AND scope = 'sequence public.t_id_seq' ORDER BY at DESC LIMIT 1)), 'ALTER SEQUENCE', 'and events knows who did it');
 	$east->safe_psql($db, q(CREATE TABLE t2 (id bigint DEFAULT nextval('t_id_seq') PRIMARY KEY, cluster_id text)));
 	like(problem($east, q(SELECT seal_sync.table_add('t2', 'cluster_id'))), qr/SS101/, 'nor is it good enough for a table');
 	$east->safe_psql($db, q(SELECT seal_sync.sequence_split('t_id_seq')));
-	is($message->($east), '', 'called again it is corrected');
+	$well->($east, 'called again it is corrected');
 	$east->safe_psql($db, q(SELECT setval('t_id_seq', 20003)));
 	like($message->($east), qr/^critical sequence_broken: sequence t_id_seq stands at 20003/, 'setval');
+	like(problem($east, q(SELECT seal_sync.table_add('t2', 'cluster_id'))), qr/SS101/, 'nor is that good enough');
 	$east->safe_psql($db, q(SELECT seal_sync.sequence_split('t_id_seq')));
 	is($east->safe_psql($db, q(SELECT nextval('t_id_seq'))), '20009', 'it goes on from there');
+	wait_until($west, q(SELECT last_value > 20003 AND state = 'agreed' FROM seal_sync.sequences WHERE sequence = 't_id_seq'::regclass), 't', 'and west beyond it: what east may have given was of any slot');
+	$east->safe_psql($db, q(ALTER SEQUENCE t_id_seq RESTART));
+	like($message->($east), qr/^critical sequence_broken: sequence t_id_seq stands at 1, but numbers up to 20003 were given when it was split/, 'RESTART, which goes to numbers of before the split');
+	$east->safe_psql($db, q(SELECT seal_sync.sequence_split('t_id_seq')));
+	$well->($east, 'corrected');
 	$east->safe_psql($db, q(ALTER SEQUENCE t_id_seq CYCLE));
-	is($message->($east), '', 'slot 1 may begin again at its first number');
+	$well->($east, 'slot 1 may begin again at its first number');
 	$west->safe_psql($db, q(ALTER SEQUENCE t_id_seq CYCLE));
 	like($message->($west), qr/^critical sequence_broken: sequence t_id_seq would begin again/, 'slot 2 may not begin at 1');
 	$west->safe_psql($db, q(SELECT seal_sync.sequence_split('t_id_seq')));
-	is($message->($west), '', 'corrected by its lower bound');
+	$well->($west, 'corrected by its lower bound');
 	$_->safe_psql($db, q(ALTER SEQUENCE t_id_seq NO CYCLE; DROP TABLE IF EXISTS t2)) for $east, $west;
 	# Both the same, by hand
 	is(problem($west, q(SELECT seal_sync.sequence_split('t_id_seq', slot => 1))) =~ /42710: node "east" has slot 1 already/ ? 1 : 0, 1, 'the slot of another node is refused');
 	$west->safe_psql($db, q(UPDATE seal_sync.sequence_slot SET slot = 1 WHERE node = 'west'; SELECT seal_sync.sequence_split('t_id_seq')));
 	wait_until($_, q(SELECT string_agg(code, ' ' ORDER BY code) FROM seal_sync.health WHERE code IN ('sequence_collides', 'sequence_slot_taken') AND severity = 'critical'),
 		'sequence_collides sequence_slot_taken', $_->name . ': the same numbers on both') for $west, $east;
+	like(problem($west, q(SELECT seal_sync.sequence_split('t_id_seq', slot => 3))), qr/55000: cannot split sequence "public.down": it is dealt out in only 2 slots, and the node's is to be 3/, 'no slot that another sequence does not have');
+	$_->safe_psql($db, q(SELECT seal_sync.sequence_split('down'))) for $west, $east;
 	$west->safe_psql($db, q(SELECT seal_sync.sequence_split('t_id_seq', slot => 3)));
 	wait_until($_, q(SELECT count(*) FROM seal_sync.health WHERE code LIKE 'sequence%'), '0', $_->name . ': another slot heals it') for $west, $east;
 	is($west->safe_psql($db, q(SELECT (nextval('t_id_seq') % 8) || ' ' || (nextval('i_id_seq') % 4))), '3 3', 'and all sequences of the node follow');
@@ -117,6 +182,10 @@ subtest 'a third node' => sub {
 	wait_until($north, q(SELECT string_agg(node || slot, ' ' ORDER BY slot) FROM seal_sync.sequence_slot), 'east1 north2 west3', 'it gives up what another node is using');
 	$north->safe_psql($db, q(SELECT seal_sync.sequence_split('s')));
 	is($north->safe_psql($db, q(SELECT nextval('s') FROM generate_series(1, 2))), "2\n10", 'and counts by it');
+	# A sequence that the pair has split already: numbers of its own, and beyond those of before the split
+	$north->safe_psql($db, q(CREATE SEQUENCE t_id_seq; SELECT seal_sync.sequence_split('t_id_seq')));
+	wait_until($north, q(SELECT state FROM seal_sync.sequences WHERE sequence = 't_id_seq'::regclass), 'agreed', 'it joins a split that is there');
+	is($north->safe_psql($db, q(SELECT n % 8, n > 20003 FROM nextval('t_id_seq') n)), '2|t', 'with numbers of its own');
 	$_->safe_psql($db, q(SELECT seal_sync.peer_drop('north'))) for $east;
 	$north->stop('immediate');
 };
@@ -131,13 +200,25 @@ subtest 'a dump, restored under the same name and under another one' => sub {
 		$east->command_ok([ 'pg_restore', '--exit-on-error', '-d', $east->connstr("copy_$name"), $file ], "restored for $name");
 		$east->safe_psql("copy_$name", "UPDATE seal_sync.peer SET server = 'east' WHERE false; SELECT seal_sync.node_create('$name')");
 	}
-	is($east->safe_psql('copy_east', q(SELECT count(*) FROM seal_sync.sequences WHERE state <> 'broken' AND slot = 1)), '2', 'the same node goes on in its slot');
+	is($east->safe_psql('copy_east', q(SELECT count(*) FROM seal_sync.sequences WHERE state <> 'broken' AND slot = 1)), '5', 'the same node goes on in its slot');
 	is($east->safe_psql('copy_east', q(SELECT nextval('t_id_seq'))), $last + 8, 'where it was');
 	is($east->safe_psql('copy_south', q(SELECT string_agg(DISTINCT message, '; ') FROM seal_sync.sequences WHERE sequence = 't_id_seq'::regclass)),
 		'sequence t_id_seq is split, but not for this node', 'another node has to get a slot');
 	$east->safe_psql('copy_south', q(SELECT seal_sync.sequence_split('t_id_seq', slot => 5), seal_sync.sequence_split('i_id_seq', slots => 8)));
 	is($east->safe_psql('copy_south', q(SELECT nextval('t_id_seq') % 8)), '5', 'and counts by that');
 	$east->safe_psql('postgres', "DROP DATABASE copy_$_ WITH (FORCE)") for qw(east south);
+};
+
+subtest 'dealt out anew' => sub {
+	# West gets a slot whose numbers are those that east has taken until now: 9, 25, ... of 16 are among 1, 9, 17, 25, ... of 8
+	my $given = $east->safe_psql($db, q(SELECT max(nextval('t_id_seq')) FROM generate_series(1, 1000)));
+	$west->safe_psql($db, q(SELECT seal_sync.sequence_split('i_id_seq', slots => 16), seal_sync.sequence_split('p_id_seq', slots => 16), seal_sync.sequence_split('down', slots => 16), seal_sync.sequence_split('blocks', slots => 16),
+	  seal_sync.sequence_split('t_id_seq', slots => 16, slot => 9)));
+	wait_until($east, q(SELECT string_agg(DISTINCT state, ' ') FROM seal_sync.sequences), 'collides', 'east hears of it');
+	$east->safe_psql($db, q(SELECT seal_sync.sequence_split(sequence, slots => 16) FROM seal_sync.sequences));
+	wait_until($_, q(SELECT string_agg(DISTINCT state, ' ') FROM seal_sync.sequences), 'agreed', $_->name . ': agreed') for $east, $west;
+	is($west->safe_psql($db, "SELECT n % 16, n > $given FROM nextval('t_id_seq') n"), '9|t', 'west begins beyond what east has given of these');
+	is($east->safe_psql($db, "SELECT n % 16, n > $given FROM nextval('t_id_seq') n"), '1|t', 'and east goes on');
 };
 
 subtest 'nothing is left behind' => sub {
@@ -147,7 +228,7 @@ subtest 'nothing is left behind' => sub {
 	is(sequences($east, 'sequence', q(sequence::text ~ 'gone|renamed')), "renamed\ngone_other_seq", 'a renamed one is followed');
 	$east->safe_psql($db, q(ALTER TABLE gone DROP COLUMN other; DROP TABLE gone;));
 	is(sequences($east, 'count(*)', q(sequence::text ~ 'gone|renamed')), '0', 'DROP TABLE and DROP COLUMN take the rule along');
-	is($east->safe_psql($db, q(SELECT count(*) FROM seal_sync.sequence_rule)), '2', 'really');
+	is($east->safe_psql($db, q(SELECT count(*) FROM seal_sync.sequence_rule)), '5', 'really');
 	$west->safe_psql($db, q(SELECT seal_sync.node_drop()));
 	is($west->safe_psql($db, q(SELECT (SELECT count(*) FROM seal_sync.sequence_rule) + (SELECT count(*) FROM seal_sync.sequence_slot) + (SELECT count(*) FROM seal_sync.sequence_peer))), '0', 'nor does node_drop');
 	is($west->safe_psql($db, q(SELECT string_agg(seqincrement || ' ' || seqstart || ' ' || seqmin, ', ' ORDER BY seqrelid) FROM pg_sequence WHERE seqrelid IN ('t_id_seq'::regclass, 'i_id_seq'::regclass))),

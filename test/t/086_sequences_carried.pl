@@ -42,11 +42,17 @@ subtest 'a standby is kept ahead' => sub {
 	# used a little: nothing to tell; used up to the half: told again
 	$east->safe_psql($db, q(SELECT nextval('s') FROM generate_series(1, 600)));
 	wait_until($west, q(SELECT last_value FROM s), 1605, 'it moves on before the head-room is used up');
+	wait_until($east, q(SELECT string_agg(metric || ' ' || value, ', ' ORDER BY metric) FROM seal_sync.metrics WHERE relation = 'public.s' AND peer = 'west' AND cluster = 'a'),
+		'sequence_ahead_calls 1000, sequence_settled 1', 'metrics say so');
+	# What a takeover would find: numbers that were given while nothing could be told, with rows or without
+	$east->safe_psql($db, q(SELECT seal_sync.pause('west'); SELECT nextval('s') FROM generate_series(1, 900)));
+	cmp_ok($west->safe_psql($db, q(SELECT nextval('s'))), '>', last_of($east, 's'), 'within the head-room no number is given again');
+	$east->safe_psql($db, q(SELECT seal_sync.resume('west')));
 	$_->safe_psql($db, q(SELECT seal_sync.sequence_add('down', 'a', head_room => 10), seal_sync.sequence_add('small', 'a'))) for $east, $west;
 	$east->safe_psql($db, q(SELECT nextval('down') FROM generate_series(1, 50); SELECT setval('small', 32000)));
 	wait_until($west, q(SELECT last_value <= -119 FROM down), 't', 'one that counts down');
 	wait_until($west, q(SELECT last_value FROM small), 32076, 'one that is near its end is left numbers');
-	wait_until($_, q(SELECT string_agg(code, ',') FROM seal_sync.health WHERE severity <> 'info'), 'ok', $_->name . ': all is well') for $east, $west;
+	wait_until($_, q(SELECT string_agg(code || ' ' || scope, ',') FROM seal_sync.health WHERE severity <> 'info'), 'sequence_near_end sequence small', $_->name . ': all else is well') for $east, $west;
 };
 
 subtest 'no row shows a number that the standby could give' => sub {
@@ -86,6 +92,13 @@ subtest 'never set back, nor for anybody but the primary' => sub {
 	$east->safe_psql($db, q(SELECT setval('of_b', 500000)));
 	wait_until($west, q(SELECT state FROM seal_sync.sequences WHERE sequence = 'of_b'::regclass), 'carried');
 	is(last_of($west, 'of_b'), 1, 'a standby moves nobody');
+	# Somebody sets a standby back: then it is not ahead, whatever the primary believes
+	$west->safe_psql($db, q(SELECT setval('s', 5)));
+	my ($message, $hint) = split /\|/, $west->safe_psql($db, q(SELECT severity || ' ' || message, hint FROM seal_sync.health WHERE code = 'sequence_broken'));
+	like($message, qr/^critical sequence s stands at 5: it was set back, node "east" had taken it to \d+$/, 'which is told');
+	like($hint, qr/^(SELECT pg_catalog\.setval\('s', \d+\)) takes it there again\.$/, 'with the way out');
+	$west->safe_psql($db, $hint =~ /^(.*) takes/);
+	is($west->safe_psql($db, q(SELECT count(*) FROM seal_sync.health WHERE code = 'sequence_broken')), '0', 'which it is');
 };
 
 subtest 'DDL in the way, and a standby that crashes' => sub {
