@@ -387,7 +387,8 @@ WHERE jsonb_typeof(x.value) = 'object' AND (x.value - 'name') <> (c.value - 'nam
 UNION ALL
 SELECT 'critical', 'key_collision', 'table ' || f.name, format('the primary key of table %s collides: column "%s" takes numbers from sequence %s here and from %s at peer "%s", and both make the same ones', f.name, n.key,
         n.value ->> 'sequence', s.t ->> 'sequence', peer),
-    'Put the cluster column into the primary key, or let the sequences make different numbers: the same INCREMENT BY 2 or more on both nodes, with another start on each.'
+    format('Put the cluster column into the primary key, or let each node take numbers of its own: SELECT seal_sync.sequence_split(%L), at peer "%s" SELECT seal_sync.sequence_split(%L).',
+        n.value ->> 'sequence', peer, s.t ->> 'sequence')
 FROM fits f CROSS JOIN LATERAL jsonb_each(f.h -> 'numbers') n
 CROSS JOIN LATERAL (SELECT f.t -> 'numbers' -> n.key AS t) s
 CROSS JOIN LATERAL (SELECT gcd((n.value ->> 'increment')::bigint, (s.t ->> 'increment')::bigint) AS step) g

@@ -124,6 +124,27 @@ WITH node AS MATERIALIZED (
         ('table_applied_keys_total', t.keys_applied::float8),
         ('table_guard_refused_total', t.guard_refused::float8),
         ('table_guard_overridden_total', t.guard_overridden::float8)) m(metric, value)
+    -- each sequence that is split or carried; and each peer that it concerns
+    UNION ALL
+    SELECT m.metric, NULL, NULL, r.cluster, n.nspname || '.' || c.relname, m.value
+    FROM seal_sync.sequence_rule r
+    JOIN pg_catalog.pg_class c ON c.oid = r.sequence
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN seal_sync.sequence_states() s ON s.sequence = r.sequence
+    LEFT JOIN seal_sync.sequence_left l ON l.sequence = r.sequence
+    CROSS JOIN LATERAL (VALUES
+        ('sequence_last_value', s.last_value::float8),
+        ('sequence_left_calls', l.calls::float8),
+        ('sequence_left_ratio', l.share::float8)) m(metric, value)
+    UNION ALL
+    SELECT m.metric, q.peer, NULL, q.cluster, n.nspname || '.' || c.relname, m.value
+    FROM seal_sync.sequences q
+    JOIN pg_catalog.pg_class c ON c.oid = q.sequence
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    CROSS JOIN LATERAL (VALUES
+        ('sequence_settled', (q.state = ANY ('{agreed,carried,standby}'))::integer::float8),
+        ('sequence_ahead_calls', CASE WHEN q.state = ANY ('{carried,behind}') THEN (q.carried::float8 - q.last_value) / q.increment END)) m(metric, value)
+    WHERE q.peer IS NOT NULL
 )
 SELECT x.metric, n.node, x.peer, x.direction, x.cluster, x.relation, x.value
 FROM numbers x LEFT JOIN node n ON true

@@ -90,9 +90,9 @@ is(join(' ', grep { sql("SELECT bool_or(has_function_privilege('seal_sync_monito
 my $readable = q(SELECT string_agg(c.relname, ' ' ORDER BY c.relname) FROM pg_class c WHERE c.relnamespace = 'seal_sync'::regnamespace
   AND c.relkind IN ('r', 'v', 'p', 'm', 'S') AND has_any_column_privilege('%s', c.oid, 'SELECT'));
 my %views = (
-	admin => [qw(status clusters stat_table stat_route health events metrics)],
+	admin => [qw(status clusters stat_table stat_route health events metrics sequences)],
 	read_data => [qw(pending quarantine)],
-	map({ $_ => [qw(status clusters stat_table stat_route health events metrics)] } qw(operator monitor)),
+	map({ $_ => [qw(status clusters stat_table stat_route health events metrics sequences)] } qw(operator monitor)),
 	map({ $_ => [] } qw(peer application nobody)));
 my %all_views = map { $_ => 1 } map { @$_ } values %views;
 for my $role (grep { $_ ne 'worker' } (@roles, 'nobody'))
