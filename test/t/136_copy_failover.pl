@@ -38,7 +38,7 @@ sub fail_over
 sub half_way { my ($node, $rows) = @_; wait_until($node, "SELECT rows_done > $rows FROM seal_sync.copy_progress", 't', "more than $rows rows are staged"); return }
 
 add_tables('CREATE TABLE seal (id int, cluster_id text, v text, PRIMARY KEY (id, cluster_id))', ['seal'], $east, $west);
-sql($east, q(INSERT INTO seal SELECT i, 'a', repeat('x', 50) FROM generate_series(1, 4000) i));
+sql($east, q(INSERT INTO seal SELECT i, 'a', repeat('x', 50) FROM generate_series(1, 9000) i));
 wait_for_sync($east);
 
 subtest 'of the peer' => sub {
