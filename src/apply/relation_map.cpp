@@ -6,6 +6,7 @@
 #include "apply/settings.hpp"
 #include "apply/value_codec.hpp"
 #include "config/config.hpp"
+#include "core/type_fit.hpp"
 #include "pg/boundary.hpp"
 
 namespace seal_sync::apply {
@@ -199,6 +200,36 @@ bool plausible_as_text(const SentColumn *column, Oid local) {
          local_category == TYPCATEGORY_ENUM;
 }
 
+/// What a type is made of, by name.
+core::TypeName named(Oid type, int32 typmod) {
+  const Oid base = getBaseTypeAndTypmod(type, &typmod);
+  const HeapTuple tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(base));
+  if (!HeapTupleIsValid(tuple))
+    elog(ERROR, "cache lookup failed for type %u", base);
+  const auto *form = reinterpret_cast<Form_pg_type>(GETSTRUCT(tuple));
+  const core::TypeName name{view_of(get_namespace_name(form->typnamespace)), view_of(pstrdup(NameStr(form->typname))), typmod};
+  ReleaseSysCache(tuple);
+  return name;
+}
+
+/// A narrower column would round, cut or refuse values: then none of the table's rows are taken.
+bool takes_every_value(const SentColumn *column, const Form_pg_attribute attribute) {
+  const Oid sent = sent_type(column);
+  const core::TypeName theirs =
+      OidIsValid(sent) ? named(sent, column->typmod)
+                       : core::TypeName{view_of(NameStr(column->type_schema)), view_of(NameStr(column->type_name)), column->typmod};
+  switch (core::type_fit(theirs, named(attribute->atttypid, attribute->atttypmod))) {
+  case core::TypeFit::kSame:
+  case core::TypeFit::kWider:
+    return true;
+  case core::TypeFit::kNarrower:
+    return false;
+  case core::TypeFit::kUnknown:
+    break;
+  }
+  return plausible_as_text(column, attribute->atttypid);
+}
+
 bool match_columns(Descriptor *descriptor, TupleDesc desc, Problem *why) {
   for (int i = 0; i < descriptor->column_count; ++i) {
     SentColumn *column = &descriptor->columns[i];
@@ -213,7 +244,7 @@ bool match_columns(Descriptor *descriptor, TupleDesc desc, Problem *why) {
     column->cls = same_type && can_decode(column->offered, column->width, attribute->atttypid)
                       ? column->offered
                       : ColumnClass::kOutput;
-    if (!same_type && !plausible_as_text(column, attribute->atttypid)) {
+    if (column->attno != 0 && !takes_every_value(column, attribute)) {
       char *const local = format_type_with_typemod(attribute->atttypid, attribute->atttypmod);
       *why = parked(descriptor, "42804",
                     psprintf("column \"%s\" is of type %s there, not %s", NameStr(column->name), local,
@@ -262,7 +293,10 @@ bool match_key(const Descriptor *descriptor, const config::Table *table, Problem
     same = found;
   }
   if (!same)
-    *why = parked(descriptor, "55000", "its primary key has other columns there");
+    *why = parked(descriptor, "55000", "its primary key has other columns there",
+                  psprintf("On node \"%s\": SELECT seal_sync.table_remove(%s), make the key as it is on the other node, and add the"
+                           " table again.",
+                           config::local_node(), quote_literal_cstr(quoted_table(descriptor))));
   return same;
 }
 
@@ -285,7 +319,9 @@ bool match_cluster(const Descriptor *descriptor, const config::Table *table, Tup
     return true;
   *why = parked(descriptor, "55000",
                 column[0] != '\0' ? psprintf("its rows belong to clusters by column \"%s\" there", column)
-                                  : psprintf("its rows belong to cluster \"%s\" there", constant));
+                                  : psprintf("its rows belong to cluster \"%s\" there", constant),
+                psprintf("On the node that is wrong: SELECT seal_sync.table_remove(%s), and add the table the other way.",
+                         quote_literal_cstr(quoted_table(descriptor))));
   return false;
 }
 

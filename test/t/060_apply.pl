@@ -168,7 +168,7 @@ sql(q(
 CREATE TABLE c (id int PRIMARY KEY, v text CHECK (v <> 'bad'), n numeric(5,2), w varchar(5));
 SELECT seal_sync.table_add('c', cluster => 'a');
 ));
-$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O)], [qw(w varchar T 0 0 9)] ]);
+$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O 0 0 327686)], [qw(w varchar T 0 0 9)] ]);
 $got = $east->batch($east->whole('public.c', [ map { [ $_, $_ % 10 == 5 ? 'bad' : "v$_", $_ == 12 ? '1234567.89' : $_ == 13 ? 'NaN' : '1.5', $_ == 17 ? 'toolong' : $_ == 18 ? 'fit ' : 'ok' ] } 1 .. 40 ]));
 is($got->{inserted}, 34, 'all but the bad rows') or diag explain $got;
 is_deeply([ map { [ unpack('xl<', $_->{key}), $_->{sqlstate}, $_->{constraint} ] } sort { unpack('xl<', $a->{key}) <=> unpack('xl<', $b->{key}) } @{$got->{refused}} ],
@@ -177,19 +177,19 @@ is_deeply([ map { [ unpack('xl<', $_->{key}), $_->{sqlstate}, $_->{constraint} ]
 is($got->{attempts}, 2, 'two attempts');
 # what stands in columns that the peer does not know stays here
 sql(q(ALTER TABLE c ADD COLUMN secret text DEFAULT 'only here'; CREATE ROLE watcher LOGIN; GRANT seal_sync_monitor TO watcher));
-$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O)], [qw(w varchar T 0 0 9)] ]);
+$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O 0 0 327686)], [qw(w varchar T 0 0 9)] ]);
 my $read = -s $west->logfile;
 $got = $east->apply(sections => [ $east->partial('public.c', [qw(id v)], [ [ 1, 'bad' ] ]) ]);
 is_deeply([ @$got{qw(error detail)} ], [ '23514', undef ], 'no detail for the peer') or diag explain $got;
 like(substr(slurp_file($west->logfile), $read), qr/Failing row contains .*only here/, 'but in the log of this node');
 $got = $east->batch($east->partial('public.c', [qw(id v)], [ [ 1, 'bad' ] ]));
 is_deeply([ map { @$_{qw(sqlstate detail constraint)} } @{$got->{refused}} ], [ '23514', '', 'c_v_check' ], 'nor with a refused row') or diag explain $got;
-$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric T)], [qw(w varchar T 0 0 9)] ]);
+$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric T 0 0 327686)], [qw(w varchar T 0 0 9)] ]);
 $got = $east->apply(sections => [ $east->whole('public.c', [ [ 2, 'v', 'number 4711', undef ] ]) ]);
 is($got->{error}, '22P02', 'a value that does not fit its type') or diag explain $got;
 is(sql(q(SET ROLE watcher; SELECT last_error_sqlstate || ' ' || last_error FROM seal_sync.status WHERE direction = 'in')), '22P02 a row was refused with SQLSTATE 22P02', 'is not shown to those who watch');
 sql('ALTER TABLE c DROP COLUMN secret');
-$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O)], [qw(w varchar T 0 0 9)] ]);
+$east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O 0 0 327686)], [qw(w varchar T 0 0 9)] ]);
 is(sql('SELECT count(*), count(*) FILTER (WHERE w = \'fit \') FROM c'), '34|1', 'rows');
 # many refused rows: those that remain are written once more, in one subtransaction
 $got = $east->batch($east->whole('public.c', [ map { [ $_, $_ % 2 ? 'bad' : 'good', undef, undef ] } 1001 .. 1200 ]));
@@ -212,7 +212,7 @@ is($got->{error}, 'SSW02', 'a changed type asks for a new description') or diag 
 sql('ALTER TABLE c DROP COLUMN w');
 $got = $east->apply(sections => [ $east->whole('public.c', [ [ 600, 'x', undef, '5' ] ]) ]);
 is($got->{error}, 'SSW02', 'so does a dropped column');
-$fit = $east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O)], [qw(w varchar T 0 0 9)] ]);
+$fit = $east->describe('public.c', [ [qw(id int4 F 4 1)], [qw(v text T)], [qw(n numeric O 0 0 327686)], [qw(w varchar T 0 0 9)] ]);
 is($fit->{problem}{sqlstate}, '42703', 'then the table is parked');
 is($fit->{problem}{message}, 'table "public.c" is parked for peer "west": column "w" does not exist there', 'message');
 is($fit->{problem}{hint}, 'On node "west": ALTER TABLE public.c ADD COLUMN w character varying(5). The table resumes by itself.', 'hint');

@@ -138,6 +138,8 @@ is($got->{problem}{message}, 'table "public.strict" is parked for peer "west": c
 is(sqlstate_of($east->describe('public.strict', [ $t[0], [qw(must int4 F 4)] ])), '', 'filled');
 is(sqlstate_of($east->describe('public.t', [ $t[0], [qw(v point B)] ])), '', 'text takes anything');
 is(sqlstate_of($east->describe('public.strict', [ $t[0], [qw(must point B)] ])), '42804', 'an integer does not');
+is(sqlstate_of($east->describe('public.strict', [ $t[0], [qw(must int2 F 2)] ])), '', 'it takes what is narrower');
+is(sqlstate_of($east->describe('public.strict', [ $t[0], [qw(must int8 F 8)] ])), '42804', 'nothing that is wider');
 is(sqlstate_of($east->describe('public.t', [ $t[0], $t[0] ])), '08P01', 'a column twice');
 is(sqlstate_of($east->describe('public.t', [ [qw(id int4 F 4 1)], [qw(v text T 0 1)] ])), '08P01', 'a key position twice');
 is(sqlstate_of($east->describe('public.t', [ [qw(id int4 F 4 2)], $t[1] ])), '08P01', 'a gap in the key positions');
