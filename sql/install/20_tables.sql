@@ -79,6 +79,12 @@ CREATE TABLE seal_sync.schema_rule (
 );
 SELECT pg_catalog.pg_extension_config_dump('seal_sync.schema_rule', '');
 
+-- A restored rule brings the number that the schema had where it was dumped.
+CREATE FUNCTION seal_sync.locate_schema() RETURNS trigger
+    LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_locate_schema';
+CREATE TRIGGER locate_schema BEFORE INSERT ON seal_sync.schema_rule
+    FOR EACH ROW EXECUTE FUNCTION seal_sync.locate_schema();
+
 -- key_columns: numbers, types, collations and operator classes of the primary key when the table was
 -- added; DDL that changes them while the table is registered is refused, for the log holds keys of
 -- that shape. cluster_attno: the cluster column by number, so that a renamed column is followed.
@@ -89,7 +95,34 @@ CREATE TABLE seal_sync.table_state (
     added_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     added_by name NOT NULL DEFAULT session_user,
     dirty_since timestamptz,
-    dirty_reason text
+    dirty_reason text,
+    -- Columns (by number) that a peer has not got of every row: DDL made or changed them, on either side.
+    owed_columns smallint[],
+    owed_since timestamptz
+);
+
+-- Which columns of a table have been shipped to a peer, into which of its columns (places), and what the peer said about
+-- these (see reception): what is new since is owed for every row.
+CREATE TABLE seal_sync.agreement (
+    peer name NOT NULL REFERENCES seal_sync.peer ON DELETE CASCADE,
+    relation oid NOT NULL,
+    columns smallint[] NOT NULL,
+    places smallint[], -- null: the peer is older and does not say
+    incarnation uuid,
+    newest bigint NOT NULL,
+    PRIMARY KEY (peer, relation)
+);
+
+-- The other side of it: columns here that a peer ships, each with the number of the last DDL here that made or
+-- rewrote it. The peer is told.
+CREATE TABLE seal_sync.reception (
+    origin name NOT NULL,
+    relation oid NOT NULL,
+    incarnation uuid NOT NULL,
+    newest integer NOT NULL,
+    columns smallint[] NOT NULL,
+    numbers integer[] NOT NULL,
+    PRIMARY KEY (origin, relation)
 );
 
 -- The change log: one to the eye (view pending), physically eight segments that are filled in turn

@@ -257,17 +257,18 @@ SELECT r.relation, p.peer,
          ELSE ARRAY(SELECT c.cluster FROM seal_sync.cluster c ORDER BY c.cluster) END AS clusters,
     r.cluster_column,
     CASE WHEN b.relation IS NOT NULL THEN 'capture_disabled'
-         WHEN s.dirty_since IS NOT NULL THEN 'dirty'
+         WHEN s.dirty_since IS NOT NULL OR s.owed_since IS NOT NULL THEN 'dirty'
          WHEN h.parked OR y.state = 'parked' THEN 'parked'
          WHEN h.waiting OR y.state = 'waiting_peer' THEN 'waiting_peer'
          WHEN y.relation IS NOT NULL THEN 'copying'
          WHEN s.relation IS NOT NULL THEN 'synced' END AS state,
     CASE WHEN b.relation IS NOT NULL THEN NULL
-         WHEN s.dirty_since IS NOT NULL THEN s.dirty_since
+         WHEN s.dirty_since IS NOT NULL OR s.owed_since IS NOT NULL THEN least(s.dirty_since, s.owed_since)
          WHEN h.parked OR h.waiting THEN h.since
          WHEN y.relation IS NOT NULL THEN coalesce(y.begun_at, y.requested_at) ELSE s.added_at END AS state_since,
     CASE WHEN b.relation IS NOT NULL THEN 'triggers are disabled or missing on ' || b.members
          WHEN s.dirty_since IS NOT NULL THEN s.dirty_reason
+         WHEN s.owed_since IS NOT NULL THEN 'DDL has made or changed columns: their values are shipped of every row'
          WHEN h.parked OR h.waiting THEN h.message
          WHEN y.relation IS NOT NULL THEN y.message END AS message,
     CASE WHEN b.relation IS NOT NULL THEN 'Changes made meanwhile are not recorded; ENABLE ALWAYS the triggers, or remove the table and add it again.'

@@ -83,5 +83,5 @@ GRANT SELECT ON seal_sync.pending, seal_sync.quarantine TO seal_sync_read_data;
 -- A table that was never analyzed is taken for one of ten pages; the views would be planned for
 -- millions of rows and compiled for seconds. The calls do the same after each change of the rules.
 ANALYZE seal_sync.local_node, seal_sync.peer, seal_sync.peer_state, seal_sync.cluster, seal_sync.cluster_state,
-    seal_sync.table_rule, seal_sync.table_state, seal_sync.schema_rule, seal_sync.origin, seal_sync.held, seal_sync.event,
+    seal_sync.table_rule, seal_sync.table_state, seal_sync.schema_rule, seal_sync.origin, seal_sync.agreement, seal_sync.reception, seal_sync.held, seal_sync.event,
     seal_sync.copy, seal_sync.sequence_rule, seal_sync.sequence_slot, seal_sync.sequence_peer;

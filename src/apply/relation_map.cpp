@@ -2,6 +2,7 @@
 #include "apply/relation_map.hpp"
 
 #include "apply/foreign_key_queries.hpp"
+#include "apply/reception.hpp"
 #include "apply/reply.hpp"
 #include "apply/settings.hpp"
 #include "apply/value_codec.hpp"
@@ -563,6 +564,8 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_wire_describe) {
   if (fits)
     for (int i = 0; i < descriptor->column_count; ++i)
       reply.u8(descriptor->columns[i].cls != descriptor->columns[i].offered ? 1 : 0);
+  if (fits)
+    write_reception(&reply, session->origin, descriptor);
   restore_settings(level);
   PG_RETURN_DATUM(finish_reply(reply));
 }

@@ -18,4 +18,8 @@ int64 recapture(Oid relation);
 /// cluster was declared for them. Needs no lock: until then the guard has refused to change them.
 int64 recapture_values(Oid relation, const char *const *values, int count);
 
+/// The same as updates of some columns, by their numbers in the registered table: what DDL has made of them. A number that
+/// is no column any more means nothing. Needs no lock: rows changed meanwhile record themselves.
+int64 recapture_columns(Oid relation, const int16 *columns, int count);
+
 } // namespace seal_sync::capture

@@ -144,8 +144,9 @@ void init_trigger() { RegisterXactCallback(forget_statement, nullptr); }
 
 namespace {
 
-/// Enters each live row below `relation` that `wanted` wants and whose cluster has its primary here.
-template <typename Fn> int64 recapture_rows(Oid relation, Fn wanted) {
+/// Enters each live row below `relation` that `wanted` wants and whose cluster has its primary here. mask: of the root's
+/// columns; empty: the whole row.
+template <typename Fn> int64 recapture_rows(Oid relation, core::ByteSpan mask, Fn wanted) {
   config::refresh();
   int64 keys = 0;
   List *relations = find_all_inheritors(relation, AccessShareLock, nullptr);
@@ -161,7 +162,7 @@ template <typename Fn> int64 recapture_rows(Oid relation, Fn wanted) {
     for_each_live_row(leaf, [&](TupleTableSlot *row) {
       const config::Cluster *cluster = config::cluster_of(table, row);
       if (cluster != nullptr && cluster->primary_here && wanted(table, row)) {
-        remember(core::ChangeKind::kWhole, table, cluster, {}, row);
+        remember(mask.empty() ? core::ChangeKind::kWhole : core::ChangeKind::kUpdate, table, cluster, mask, row);
         keys++;
       }
     });
@@ -173,11 +174,26 @@ template <typename Fn> int64 recapture_rows(Oid relation, Fn wanted) {
 } // namespace
 
 int64 recapture(Oid relation) {
-  return recapture_rows(relation, [](config::Table *, TupleTableSlot *) { return true; });
+  return recapture_rows(relation, {}, [](config::Table *, TupleTableSlot *) { return true; });
+}
+
+int64 recapture_columns(Oid relation, const int16 *columns, int count) {
+  uint8_t mask[core::kMaxMaskBytes] = {};
+  size_t size = 0;
+  for (int i = 0; i < count; i++) {
+    if (columns[i] <= 0 || columns[i] > static_cast<int>(8 * sizeof mask))
+      continue;
+    const auto column = static_cast<size_t>(columns[i] - 1);
+    mask[column / 8] = static_cast<uint8_t>(mask[column / 8] | (1u << (column % 8)));
+    size = Max(size, column / 8 + 1);
+  }
+  if (size == 0)
+    return 0;
+  return recapture_rows(relation, core::ByteSpan(mask, size), [](config::Table *, TupleTableSlot *) { return true; });
 }
 
 int64 recapture_values(Oid relation, const char *const *values, int count) {
-  return recapture_rows(relation, [&](config::Table *table, TupleTableSlot *row) {
+  return recapture_rows(relation, {}, [&](config::Table *table, TupleTableSlot *row) {
     if (table->constant_cluster != nullptr)
       return false;
     bool is_null;

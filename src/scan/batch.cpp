@@ -3,6 +3,7 @@
 
 #include "pg/boundary.hpp"
 #include "pg/latch.hpp"
+#include "scan/agreement.hpp"
 #include "scan/held.hpp"
 #include "scan/keys.hpp"
 
@@ -13,6 +14,7 @@ void close(Batch *batch) {
   release_arrived(batch->session);
   if (batch->held_index != nullptr)
     close_held_index(batch->held_index);
+  note_agreements(batch->session);
   for (int i = 0; i < batch->table_count; i++) {
     TableWork *work = batch->order[i];
     if (work->source != nullptr)

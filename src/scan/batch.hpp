@@ -46,6 +46,8 @@ struct Session {
   // to be removed when it has ended.
   int arrived_count = 0;
   int64 *arrived = nullptr;
+  bool recalled = false; // the tables agreed on over earlier connections are in `tables`
+  TimestampTz looked_at = 0; // for tables that DDL may have changed
 };
 Session *open_session(const char *peer, MemoryContext parent);
 void close_session(Session *session);
@@ -85,6 +87,8 @@ bool next_to_stage(Session *session, const Stages &stages, CopyJob *job);
 Batch *open_copy(Session *session, Oid relation, BaseMap *map);
 void close(Batch *batch);
 
+/// The window is empty. Tables are in the batch nevertheless, when they have to be described anew: describe them, and close
+/// the batch as any other.
 int64 collected(const Batch *batch);  // log entries in the window plus held keys, before distinct
 int64 shipped_rows(const Batch *batch); // rows put into chunks so far
 int64 shipped_deletes(const Batch *batch); // of these

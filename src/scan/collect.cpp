@@ -6,6 +6,7 @@
 #include "core/change_log_codec.hpp"
 #include "pg/boundary.hpp"
 #include "pg/guc.hpp"
+#include "scan/agreement.hpp"
 #include "scan/batch_state.hpp"
 #include "scan/copies.hpp"
 #include "scan/held.hpp"
@@ -64,6 +65,17 @@ TableWork *work_for(Batch *batch, Oid root) {
   }
   UnlockRelationOid(root, AccessShareLock);
   return work;
+}
+
+/// How the table travels now, or nullptr when it is registered no more, or DDL has it.
+SentTable *look_at(Session *session, Oid root) {
+  if (!ConditionalLockRelationOid(root, AccessShareLock))
+    return nullptr;
+  const config::Table *table = config::find_table(root);
+  SentTable *sent =
+      table != nullptr && table->root == root && table->usable ? sent_table(session, table) : nullptr;
+  UnlockRelationOid(root, AccessShareLock);
+  return sent;
 }
 
 /// Whether this key is held, as of X_n: then the peer's row is not what we last sent.
@@ -402,6 +414,45 @@ void plan_copies(Batch *batch, const Stages &stages) {
   }
 }
 
+/// Tables that DDL may have changed since they were agreed on, though no row of them has; some at a time, for each costs
+/// a round trip, and of a busy route few.
+void look_again(Batch *batch) {
+  constexpr int kAtOnce = 20;
+  constexpr int kAtOnceBusy = 4;
+  constexpr int kBusyEveryMs = 5000;
+  Session *session = batch->session;
+  const bool busy = collected(batch) > 0;
+  // A batch that stages or copies has tables enough, and an order of them to keep to.
+  if (batch->stale || batch->backlog != nullptr || batch->copies > 0 || (busy && !TimestampDifferenceExceeds(session->looked_at, batch->taken_at, kBusyEveryMs)))
+    return;
+  session->looked_at = batch->taken_at;
+  if (!session->recalled) {
+    Oid *relations;
+    const int count = agreed_tables(NameStr(session->peer), &relations);
+    for (int i = 0; i < count; i++)
+      (void)look_at(session, relations[i]);
+    session->recalled = true;
+  }
+  if (session->tables == nullptr)
+    return;
+  Oid wanted[kAtOnce];
+  int count = 0;
+  HASH_SEQ_STATUS status;
+  hash_seq_init(&status, session->tables);
+  while (auto *sent = static_cast<SentTable *>(hash_seq_search(&status))) {
+    const SentTable *now = look_at(session, sent->root);
+    if (now == nullptr || now->fit != TableFit::kUnknown)
+      continue;
+    wanted[count++] = sent->root;
+    if (count == (busy ? kAtOnceBusy : kAtOnce)) {
+      hash_seq_term(&status);
+      break;
+    }
+  }
+  for (int i = 0; i < count; i++)
+    (void)work_for(batch, wanted[i]);
+}
+
 void collect_window(Batch *batch, const Position &previous) {
   const MemoryContext scratch =
       AllocSetContextCreate(batch->context, "seal_sync key", ALLOCSET_DEFAULT_SIZES);
@@ -484,6 +535,7 @@ Batch *open(Session *session, const Position &previous, const Stages &stages) {
   batch->held_index = open_held_index(NameStr(session->peer), batch->snapshot);
   collect_window(batch, previous);
   collect_held(batch);
+  look_again(batch);
   sort_tables(batch);
   MemoryContextSwitchTo(caller);
   return batch;

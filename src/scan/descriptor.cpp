@@ -169,7 +169,7 @@ SentTable *sent_table(Session *session, const config::Table *root) {
   bool found;
   auto *sent = static_cast<SentTable *>(hash_search(session->tables, &root->root, HASH_ENTER, &found));
   if (!found) {
-    memset(sent, 0, sizeof *sent);
+    memset(static_cast<void *>(sent), 0, sizeof *sent);
     sent->root = root->root;
     sent->number = session->next_table++;
     sent->context = AllocSetContextCreate(session->context, "seal_sync sent table", ALLOCSET_SMALL_SIZES);
@@ -178,6 +178,10 @@ SentTable *sent_table(Session *session, const config::Table *root) {
     sent->columns = nullptr;
   if (!found || sent->signature != root->signature || sent->columns == nullptr) {
     sent->columns = nullptr;
+    sent->noted = sent->told = false;
+    sent->newest = 0;
+    sent->numbers = nullptr;
+    sent->places = nullptr;
     sent->schema = sent->name = sent->sqlstate = sent->message = sent->detail = sent->hint = nullptr;
     MemoryContextReset(sent->context);
     const MemoryContext old = MemoryContextSwitchTo(sent->context);
@@ -267,8 +271,22 @@ TableFit read_description_reply(SentTable *sent, core::Reader *reply) {
   for (int i = 0; i < sent->column_count; i++)
     if (reply->u8() == 1)
       make_text(&sent->columns[i]);
+  sent->told = reply->ok() && !reply->at_end();
+  if (sent->told) {
+    core::wire::read(*reply, sent->incarnation);
+    sent->newest = reply->varint();
+    sent->numbers = static_cast<uint64 *>(palloc0(sizeof(uint64) * static_cast<size_t>(Max(sent->column_count, 1))));
+    sent->places = static_cast<int16 *>(palloc0(sizeof(int16) * static_cast<size_t>(Max(sent->column_count, 1))));
+    for (int i = 0; i < sent->column_count; i++) {
+      const uint64 place = reply->varint();
+      if (place > MaxHeapAttributeNumber)
+        reply->fail();
+      sent->places[i] = static_cast<int16>(place);
+      sent->numbers[i] = reply->varint();
+    }
+  }
   MemoryContextSwitchTo(old);
-  if (!reply->ok())
+  if (!reply->ok() || sent->newest > static_cast<uint64>(PG_INT32_MAX))
     ereport(ERROR, errcode(ERRCODE_PROTOCOL_VIOLATION),
             errmsg("the peer's answer about a table cannot be read"));
   sent->sqlstate = sent->message = sent->detail = sent->hint = nullptr;

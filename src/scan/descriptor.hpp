@@ -4,6 +4,9 @@
 // One SentTable per registered table and connection (Session). Made from the catalogs when first
 // needed and again when the table's definition has changed; the peer knows it by its number.
 
+// A table that has been agreed on is described anew after DDL on either side even when no row of it has changed
+// (look_again), because what DDL did to its rows is owed (agreement.hpp).
+
 #include "scan/batch.hpp"
 #include "config/config.hpp"
 
@@ -37,6 +40,12 @@ struct SentTable {
   SentColumn *columns;
   int key_count;
   int *key_columns; // index into columns, in key order
+  bool noted;       // the agreement stands in seal_sync.agreement, or there is none
+  bool told;        // the peer has said the following, of a table that fits
+  core::wire::Id incarnation;
+  uint64 newest;
+  uint64 *numbers; // of each column
+  int16 *places;   // where its values go over there
   char *sqlstate;   // what the peer said, when it does not fit
   char *message;
   char *detail;

@@ -218,10 +218,16 @@ int64 rotate_log(TimestampTz keep_since) {
   return total;
 }
 
-bool heal_dirty_table() {
+bool log_has_room() {
   pg::DatabaseSlot *slot = pg::my_database_slot();
-  if (slot == nullptr || pg_atomic_read_u32(&slot->log_full) != 0 ||
-      (guc::max_log_size > 0 && log_bytes() > limit_bytes() / 2))
+  return slot != nullptr && pg_atomic_read_u32(&slot->log_full) == 0 &&
+         (guc::max_log_size == 0 || log_bytes() <= limit_bytes() / 2);
+}
+
+void count_copy(int64 bytes_before) { copied_bytes = log_bytes() - bytes_before; }
+
+bool heal_dirty_table() {
+  if (!log_has_room())
     return false;
   SPI_connect();
   const int rc = SPI_execute("SELECT relation FROM seal_sync.table_state WHERE dirty_since IS NOT NULL LIMIT 1", true, 1);
@@ -243,7 +249,7 @@ bool heal_dirty_table() {
   const int64 before = log_bytes();
   capture::recapture(relation);
   config::note_event("table_shipped_again", config::table_scope(relation), nullptr, {});
-  copied_bytes = log_bytes() - before;
+  count_copy(before);
   return true;
 }
 

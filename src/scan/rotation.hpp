@@ -14,6 +14,10 @@ void rotate_history(TimestampTz keep_since);
 /// caller's. False: nothing to do.
 bool heal_dirty_table();
 
+/// Whether a copy of a table's keys may be entered into the log now; and that it was, from so many bytes on.
+bool log_has_room();
+void count_copy(int64 bytes_before);
+
 /// Whether the table's oldest row is older than that.
 bool history_is_old(Oid table, TimestampTz keep_since);
 /// When every row of one history table is old: copies what stays needed to the other and says true;

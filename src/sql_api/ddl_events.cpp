@@ -114,6 +114,20 @@ void follow(Oid root) {
     copy_existing_rows(leaf); // what an attached table brings along
 }
 
+/// What peers have shipped into these tables stands in rewritten columns no more: they are told, and ship it again.
+void expect_all_again(const std::vector<Oid> &roots) {
+  query("UPDATE seal_sync.reception SET newest = newest + 1, "
+        "numbers = pg_catalog.array_fill(newest + 1, ARRAY[pg_catalog.cardinality(columns)]) WHERE relation = ANY ($1)",
+        {arg(roots)});
+}
+
+/// Peers that ship into these tables describe them again, though nothing has changed over there.
+void invite_peers(const std::vector<Oid> &touched) {
+  if (query("SELECT FROM seal_sync.reception WHERE relation = ANY ($1) LIMIT 1", {arg(registered_roots(touched))}).empty())
+    return;
+  pg::call([] { config::changed(); }); // shows in the answer to a heartbeat
+}
+
 void follow_all(const std::vector<Oid> &touched) {
   for (const Oid root : registered_roots(touched))
     follow(root);
@@ -279,9 +293,15 @@ SEAL_SYNC_FUNCTION(seal_sync_ddl_command_end) {
     ListCell *cell;
     foreach (cell, rewritten)
       copies.push_back(lfirst_oid(cell));
-    for (const Oid relation : copies)
-      if (!registered_roots({relation}).empty())
-        copy_existing_rows(relation);
+    for (const Oid relation : copies) {
+      const std::vector<Oid> roots = registered_roots({relation});
+      if (roots.empty())
+        continue;
+      copy_existing_rows(relation);
+      expect_all_again(roots);
+    }
+    if (tag == CMDTAG_ALTER_TABLE && !touched.empty())
+      invite_peers(touched);
   }
   rewritten = list_truncate(rewritten, 0);
   PG_RETURN_NULL();
@@ -298,18 +318,19 @@ SEAL_SYNC_FUNCTION(seal_sync_sql_drop) {
       "SELECT o.object_type, o.objid, o.objsubid, CASE WHEN o.object_type IN ('table column', 'table constraint') "
       " THEN pg_catalog.to_regclass(pg_catalog.format('%I.%I', o.address_names[1], o.address_names[2]))::pg_catalog.oid END, "
       "CASE WHEN o.object_type IN ('table', 'sequence') THEN o.schema_name || '.' || o.object_name WHEN o.object_type = 'server' THEN o.object_name "
-      " WHEN o.object_type = 'user mapping' THEN o.address_args[1] END "
+      " WHEN o.object_type = 'user mapping' THEN o.address_args[1] WHEN o.object_type = 'schema' THEN o.object_name END "
       "FROM pg_catalog.pg_event_trigger_dropped_objects() o "
       "WHERE o.object_type IN ('table', 'table column', 'table constraint', 'schema', 'sequence', 'server', 'user mapping') AND NOT o.is_temporary");
   record_drops(dropped);
-  std::vector<Oid> gone, touched, schemas, sequences;
+  std::vector<Oid> gone, touched, sequences;
+  std::vector<std::string> schemas;
   for (size_t i = 0; i < dropped.size(); i++) {
     if (dropped.text(i, 0) == "table")
       gone.push_back(dropped.oid(i, 1));
     else if (dropped.text(i, 0) == "sequence")
       sequences.push_back(dropped.oid(i, 1));
     else if (dropped.text(i, 0) == "schema")
-      schemas.push_back(dropped.oid(i, 1));
+      schemas.push_back(dropped.text(i, 4));
     else if (dropped.text(i, 0).starts_with("table ") && !dropped.null(i, 3))
       touched.push_back(dropped.oid(i, 3));
   }

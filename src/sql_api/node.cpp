@@ -97,6 +97,8 @@ void forget_identity() {
   query("DELETE FROM seal_sync.peer_state");
   query("DELETE FROM seal_sync.origin");
   query("DELETE FROM seal_sync.sequence_peer"); // what peers have said to the one before
+  query("DELETE FROM seal_sync.agreement");
+  query("DELETE FROM seal_sync.reception");
   query("TRUNCATE seal_sync.change_log_0, seal_sync.change_log_1, seal_sync.change_log_2, "
         "seal_sync.change_log_3, seal_sync.change_log_4, seal_sync.change_log_5, seal_sync.change_log_6, "
         "seal_sync.change_log_7, seal_sync.route_history_0, seal_sync.route_history_1, "

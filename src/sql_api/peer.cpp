@@ -98,6 +98,7 @@ SEAL_SYNC_FUNCTION(seal_sync_peer_drop) {
     query(std::string("DELETE FROM seal_sync.") + table + " WHERE origin = $1", {arg(peer)});
   query("DELETE FROM seal_sync.stage WHERE origin = $1", {arg(peer)}); // their chunks follow
   query("DELETE FROM seal_sync.origin WHERE node = $1", {arg(peer)});
+  query("DELETE FROM seal_sync.reception WHERE origin = $1", {arg(peer)});
   rules_changed();
   record_event("peer_drop", "peer " + peer);
   PG_RETURN_VOID();

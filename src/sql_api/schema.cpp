@@ -29,6 +29,8 @@ struct Verdict {
   int cluster_attno = 0;
 };
 
+} // namespace
+
 std::string describe(const ClusterBy &by) {
   return by.column ? "column " + quote(*by.column) : "cluster " + quote(*by.cluster);
 }
@@ -43,6 +45,8 @@ void check_schema(Oid schema) {
     throw core::Error("55000", "cannot add the tables of schema \"" + found.text(0, 0) + "\"",
                       "It belongs to the system.");
 }
+
+namespace {
 
 /// What holds or shows rows as a table does. Partitions go with their root and are no rows of the answer,
 /// unless the root is elsewhere and would not be seen.
@@ -169,7 +173,8 @@ std::vector<Oid> add_all(Oid schema, const std::vector<Candidate> &tables, std::
   return added;
 }
 
-/// Whose schema it is decides what its future tables carry, whoever makes them.
+} // namespace
+
 void refuse_foreign_schema(Oid schema, Oid caller) {
   if (pg::call([=] { return pg::owns_schema(schema, caller); }))
     return;
@@ -178,11 +183,11 @@ void refuse_foreign_schema(Oid schema, Oid caller) {
                     "Everybody's tables in it would be synchronized.", "Let the owner of the schema call it.");
 }
 
-std::string schema_name(Oid schema) {
+static std::string schema_name(Oid schema) {
   return query("SELECT n.nspname FROM pg_catalog.pg_namespace n WHERE n.oid = $1", {arg(schema)}).text(0, 0);
 }
 
-void set_rule(Oid schema, const ClusterBy &by, const std::vector<Oid> &excepted, bool new_tables) {
+void set_schema_rule(Oid schema, const ClusterBy &by, const std::vector<Oid> &excepted, bool new_tables) {
   query("DELETE FROM seal_sync.schema_rule r USING pg_catalog.pg_namespace n WHERE n.oid = $1 AND r.schema = n.nspname",
         {arg(schema)});
   if (new_tables)
@@ -190,6 +195,8 @@ void set_rule(Oid schema, const ClusterBy &by, const std::vector<Oid> &excepted,
           "SELECT n.nspname, n.oid, $2, $3, $4::pg_catalog.regclass[] FROM pg_catalog.pg_namespace n WHERE n.oid = $1",
           {arg(schema), arg(by.column), arg(by.cluster), arg(excepted)});
 }
+
+namespace {
 
 Datum text_datum(const Rows::Value &value) {
   return value ? arg(std::string_view(*value)).value : Datum{0};
@@ -238,6 +245,16 @@ void add_new_tables(const std::vector<Oid> &relations, bool made) {
     const Oid relation = rows.oid(i, 0);
     const ClusterBy by{rows.rows[i][1], rows.rows[i][2]};
     int cluster_attno = 0;
+    // What makes a table, or makes one fit, has locked it. Whatever has not (an index, statistics, a comment) must
+    // not wait for writers on our account, nor make them wait.
+    if (!pg::call([relation] {
+          const Relation rel = RelationIdGetRelation(relation);
+          const bool locked = RelationIsValid(rel) && CheckRelationLockedByMe(rel, ShareRowExclusiveLock, true);
+          if (RelationIsValid(rel))
+            RelationClose(rel);
+          return locked;
+        }))
+      continue;
     try {
       cluster_attno = check_table(relation, by);
     } catch (const core::Error &refusal) { // whoever makes a table must not fail for our sake
@@ -262,18 +279,34 @@ void except_from_schema_rule(Oid relation) {
         {arg(relation)});
 }
 
-void forget_in_schema_rules(const std::vector<Oid> &relations, const std::vector<Oid> &schemas) {
+void forget_in_schema_rules(const std::vector<Oid> &relations, const std::vector<std::string> &schemas) {
   // A number that is gone may be given again.
   query("UPDATE seal_sync.schema_rule r SET except_tables = ARRAY(SELECT e FROM pg_catalog.unnest(r.except_tables) e "
         " WHERE e::pg_catalog.oid <> ALL ($1)) WHERE r.except_tables::pg_catalog.oid[] && $1",
         {arg(relations)});
-  query("DELETE FROM seal_sync.schema_rule WHERE schema_oid = ANY ($1)", {arg(schemas)});
+  query("DELETE FROM seal_sync.schema_rule WHERE schema = ANY ($1::pg_catalog.name[])", {arg(schemas)});
 }
 
 void follow_schema(Oid schema) {
   query("UPDATE seal_sync.schema_rule r SET schema = n.nspname FROM pg_catalog.pg_namespace n "
         "WHERE n.oid = $1 AND r.schema_oid = n.oid AND r.schema <> n.nspname",
         {arg(schema)});
+}
+
+/// Trigger of seal_sync.schema_rule: the number of the schema is the one it has here, whatever a dump says.
+SEAL_SYNC_PG_FUNCTION(seal_sync_locate_schema) {
+  const auto *trigger = CALLED_AS_TRIGGER(fcinfo) ? reinterpret_cast<TriggerData *>(fcinfo->context) : nullptr;
+  if (trigger == nullptr || !TRIGGER_FIRED_BEFORE(trigger->tg_event) || !TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+      !TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+    ereport(ERROR, errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+            errmsg("function seal_sync.locate_schema() must be fired BEFORE INSERT FOR EACH ROW"));
+  const TupleDesc desc = RelationGetDescr(trigger->tg_relation);
+  bool is_null;
+  const Datum schema = heap_getattr(trigger->tg_trigtuple, 1, desc, &is_null);
+  int columns[] = {2};
+  Datum values[] = {ObjectIdGetDatum(is_null ? InvalidOid : get_namespace_oid(NameStr(*DatumGetName(schema)), true))};
+  bool nulls[] = {false};
+  return PointerGetDatum(heap_modify_tuple_by_cols(trigger->tg_trigtuple, desc, 1, columns, values, nulls));
 }
 
 SEAL_SYNC_FUNCTION(seal_sync_schema_add) {
@@ -310,7 +343,7 @@ SEAL_SYNC_FUNCTION(seal_sync_schema_add) {
   if (!dry_run) {
     const std::vector<Oid> added = add_all(schema, tables, verdicts, by, owner.caller());
     if (about_new_tables)
-      set_rule(schema, by, excepted, PG_GETARG_BOOL(5));
+      set_schema_rule(schema, by, excepted, PG_GETARG_BOOL(5));
     if (!added.empty())
       rules_changed(); // once: every session reads all rules anew
     if (existing == "copy")

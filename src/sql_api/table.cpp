@@ -99,7 +99,10 @@ void refuse_without_key(Oid relation) {
 
 /// The number of the cluster column.
 int find_cluster_column(Oid relation, const std::string &column) {
-  const Rows found = query("SELECT a.attnum, a.attgenerated FROM pg_catalog.pg_attribute a "
+  const Rows found = query("SELECT a.attnum, a.attgenerated, b.typcategory IN ('A', 'C', 'R') OR b.oid IN ('json'::pg_catalog.regtype, "
+                           " 'jsonb'::pg_catalog.regtype, 'xml'::pg_catalog.regtype), pg_catalog.format_type(a.atttypid, NULL) "
+                           "FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+                           "JOIN pg_catalog.pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END "
                            "WHERE a.attrelid = $1 AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped",
                            {arg(relation), arg(column)});
   if (!found.empty()) {
@@ -107,6 +110,10 @@ int find_cluster_column(Oid relation, const std::string &column) {
       cannot_add(relation, "column \"" + column + "\" is a virtual generated column",
                  "Its value is not kept in the row, so that the row's cluster is not known when it changes.",
                  "Make the column STORED.");
+    if (found.boolean(0, 2)) // by the rule of its schema such a table would come to refuse every row
+      cannot_add(relation, "column \"" + column + "\" is of type " + found.text(0, 3) + ", which cannot name a cluster",
+                 "Match values are compared with the text of the column, and that type has many texts for one value.",
+                 "Use a column of type text, or leave the table out.");
     return std::stoi(found.text(0, 0));
   }
   // A child table usually follows its parent: take the type from there.

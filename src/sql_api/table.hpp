@@ -14,6 +14,9 @@ struct ClusterBy {
   std::optional<std::string> cluster;
 };
 
+/// As people read it: "column cluster_id", "cluster a".
+std::string describe(const ClusterBy &by);
+
 /// Refuses existing_rows that are not known, and both or neither of the two.
 void check_arguments(const std::string &existing_rows, const ClusterBy &by);
 
@@ -27,6 +30,15 @@ int check_table(Oid relation, const ClusterBy &by);
 /// since before the check, and calls rules_changed() afterwards.
 void enter_table(Oid relation, const ClusterBy &by, int cluster_attno);
 
+/// Refuses schemas of the system.
+void check_schema(Oid schema);
+
+/// Whose schema it is decides what its future tables carry, whoever makes them.
+void refuse_foreign_schema(Oid schema, Oid caller);
+
+/// Makes, changes or ends (new_tables false) the rule by which tables made later are registered.
+void set_schema_rule(Oid schema, const ClusterBy &by, const std::vector<Oid> &excepted, bool new_tables);
+
 /// Registers those of these relations that a rule of their schema includes (schema_add, new_tables).
 /// made: they are new, and it is worth a notice when one cannot be registered.
 void add_new_tables(const std::vector<Oid> &relations, bool made);
@@ -35,7 +47,7 @@ void add_new_tables(const std::vector<Oid> &relations, bool made);
 void except_from_schema_rule(Oid relation);
 
 /// What DROP and RENAME mean for the rules of schemas.
-void forget_in_schema_rules(const std::vector<Oid> &relations, const std::vector<Oid> &schemas);
+void forget_in_schema_rules(const std::vector<Oid> &relations, const std::vector<std::string> &schemas);
 void follow_schema(Oid schema);
 
 /// Locks a table and its partitions against writers.

@@ -10,6 +10,7 @@
 #include "config/config.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
+#include "scan/agreement.hpp"
 #include "scan/rotation.hpp"
 #include "worker/child.hpp"
 #include "worker/event_upkeep.hpp"
@@ -214,6 +215,7 @@ private:
     for (int part = 0; more && part < kStageParts; ++part) // the rest next time: the routes need looking after
       in_transaction([&] { more = apply::clean_stages(); });
     in_transaction([] { (void)scan::heal_dirty_table(); });
+    in_transaction([] { (void)scan::ship_owed(); });
     if (rotations_++ % kRotationsAnUpkeep == 0) {
       in_transaction([] { forget_old_events(); });
       in_transaction([] { fold_events(); });

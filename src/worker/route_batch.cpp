@@ -113,8 +113,10 @@ private:
     times_.scan = ms_since(started_us_);
     if (stale())
       return {ScanOutcome::kStale};
-    if (result.collected == 0)
+    if (result.collected == 0) {
+      describe_tables(link_, batch_, status_, told_, deadline()); // those that DDL may have changed
       return result;
+    }
     status_.update([&](pg::RouteSlot &slot) {
       if (slot.oldest_pending_at == 0)
         slot.oldest_pending_at = result.taken_at;
@@ -609,6 +611,8 @@ void describe_tables(RouteLink &link, scan::Batch *batch, RouteStatus &status, T
     ByteBuffer description;
     core::Buffer *out = &*description;
     pg::call([&] { scan::write_describe(batch, table, out); });
+    if (pg::call([batch] { return scan::stale(batch); })) // DDL has it: nothing was written
+      return;
     const remote::Bytes answer = link.connection().call("wire_describe", out->span(), deadline);
     core::Reader reader(answer);
     const scan::TableFit fit = pg::call([&] { return scan::read_describe(batch, table, &reader); });

@@ -84,6 +84,10 @@ subtest 'T20: a node is dumped and restored' => sub {
 	my $file = dump_and_restore($user, 'copy');
 	$east->command_ok([ 'pg_restore', '--exit-on-error', '-d', $east->connstr('copy'), $file ], 'restored');
 	is($east->safe_psql('copy', q(SELECT count(*) FROM seal_sync.local_node)), '0', 'without identity');
+	is($east->safe_psql('copy', q(SELECT schema_oid = 'bank'::regnamespace::oid FROM seal_sync.schema_rule)), 't', 'a rule finds its schema, whose number is another one');
+	$east->safe_psql('copy', 'ALTER SCHEMA bank RENAME TO elsewhere');
+	is($east->safe_psql('copy', q(SELECT schema FROM seal_sync.schema_rule)), 'elsewhere', 'and follows it before it is a node');
+	$east->safe_psql('copy', 'ALTER SCHEMA elsewhere RENAME TO bank; CREATE SCHEMA gone; DROP SCHEMA gone');
 	is($east->safe_psql('copy', q(SELECT string_agg(relation::text, ' ' ORDER BY relation::text) FROM seal_sync.table_rule)), 'bank.desk bank.seal', 'with the rules');
 	is($east->safe_psql('copy', q(SELECT count(*) FROM seal_sync.pending)), '0', 'nothing pending, no positions');
 	$east->safe_psql('copy', q(INSERT INTO bank.desk VALUES (6000, 'b', 'not guarded'); SELECT pg_sleep(0)));
