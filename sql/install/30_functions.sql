@@ -54,9 +54,10 @@ CREATE FUNCTION seal_sync.cluster_create(cluster name, primary_node name, match_
 COMMENT ON FUNCTION seal_sync.cluster_create(name, name, text[], name[]) IS
     'declares a cluster; match_values, by default its name, are what the cluster column of its rows holds, letter by letter: a citext column that holds A does not match a';
 
-CREATE FUNCTION seal_sync.cluster_alter(cluster name, add_values text[] DEFAULT NULL, drop_values text[] DEFAULT NULL)
+CREATE FUNCTION seal_sync.cluster_alter(cluster name, add_values text[] DEFAULT NULL, drop_values text[] DEFAULT NULL,
+        add_standbys name[] DEFAULT NULL, drop_standbys name[] DEFAULT NULL)
     RETURNS void LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_cluster_alter';
-COMMENT ON FUNCTION seal_sync.cluster_alter(name, text[], text[]) IS 'adds or drops match values';
+COMMENT ON FUNCTION seal_sync.cluster_alter(name, text[], text[], name[], name[]) IS 'adds or drops match values and standbys';
 
 CREATE FUNCTION seal_sync.cluster_drop(cluster name) RETURNS void
     LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_cluster_drop';

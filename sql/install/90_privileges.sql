@@ -18,17 +18,21 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.peer_alter(name, name),
     seal_sync.peer_drop(name),
     seal_sync.cluster_create(name, name, text[], name[]),
-    seal_sync.cluster_alter(name, text[], text[]),
+    seal_sync.cluster_alter(name, text[], text[], name[], name[]),
     seal_sync.cluster_drop(name),
     seal_sync.table_add(regclass, name, name, text, boolean),
     seal_sync.schema_add(regnamespace, name, name, regclass[], text, boolean, boolean),
     seal_sync.table_remove(regclass),
     seal_sync.sequence_split(regclass, integer, integer),
     seal_sync.sequence_add(regclass, name, bigint),
-    seal_sync.sequence_remove(regclass)
+    seal_sync.sequence_remove(regclass),
+    seal_sync.config_diff(name),
+    seal_sync.config_adopt(name, boolean, text)
     TO seal_sync_admin;
 
 GRANT EXECUTE ON FUNCTION seal_sync.check() TO seal_sync_admin;
+GRANT EXECUTE ON FUNCTION seal_sync.wire_config(bytea) TO seal_sync_peer;
+
 GRANT EXECUTE ON FUNCTION
     seal_sync.peer_check(name, name)
     TO seal_sync_admin, seal_sync_operator;

@@ -1,5 +1,7 @@
 // cluster_create, cluster_alter, cluster_drop, is_primary, primary_of.
 
+#include "sql_api/cluster.hpp"
+
 #include "capture/capture.hpp"
 #include "config/config.hpp"
 #include "sql_api/events.hpp"
@@ -8,10 +10,9 @@
 
 namespace seal_sync::sql_api {
 
-namespace {
-
-/// One change of the clusters at a time: match values of two must not overlap.
 void lock_clusters() { query("LOCK TABLE seal_sync.cluster IN SHARE ROW EXCLUSIVE MODE"); }
+
+namespace {
 
 std::vector<std::string> match_values(const std::string &cluster) {
   const Rows rows = query("SELECT v FROM seal_sync.cluster c, pg_catalog.unnest(c.match_values) WITH ORDINALITY u(v, n) "
@@ -50,8 +51,8 @@ void notice_unknown_node(const std::string &node) {
            "SELECT seal_sync.peer_create(" + literal(node) + ") makes it known.");
 }
 
-/// Rows of registered tables that held these values before anybody declared them: nobody could ship or
-/// change them until now.
+} // namespace
+
 void copy_rows_with(const std::vector<std::string> &values) {
   std::vector<const char *> texts;
   for (const std::string &value : values)
@@ -63,6 +64,21 @@ void copy_rows_with(const std::vector<std::string> &values) {
     pg::call([&] { capture::recapture_values(relation, texts.data(), static_cast<int>(texts.size())); });
   }
 }
+
+void declare_cluster(const Declared &cluster) {
+  // The number stands in the change log, so it is never given a second time.
+  const Rows id = query("SELECT greatest(pg_catalog.nextval('seal_sync.cluster_id'), "
+                        "(SELECT pg_catalog.max(c.cluster_id) + 1 FROM seal_sync.cluster c))");
+  query("SELECT pg_catalog.setval('seal_sync.cluster_id', $1)", {int_arg(std::stol(id.text(0, 0)))});
+  query("INSERT INTO seal_sync.cluster (cluster, cluster_id, match_values, home_node, standby_nodes) "
+        "VALUES ($1, $2, $3, $4, $5)",
+        {arg(cluster.name), int_arg(std::stol(id.text(0, 0))), arg(cluster.match_values), arg(cluster.home_node),
+         cluster.standby_nodes ? arg(*cluster.standby_nodes) : Arg{TEXTARRAYOID, 0, true}});
+  query("INSERT INTO seal_sync.cluster_state (cluster, primary_node, epoch) VALUES ($1, $2, $3)",
+        {arg(cluster.name), arg(cluster.primary_node), int_arg(cluster.epoch)});
+}
+
+namespace {
 
 const config::Cluster *asked_cluster(FunctionCallInfo fcinfo) {
   const std::string name = required_name(fcinfo, 0, "cluster");
@@ -99,15 +115,7 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_create) {
   for (const std::string &standby : standbys.value_or(std::vector<std::string>{}))
     if (standby != primary)
       notice_unknown_node(standby);
-  // The number stands in the change log, so it is never given a second time.
-  const Rows id = query("SELECT greatest(pg_catalog.nextval('seal_sync.cluster_id'), "
-                        "(SELECT pg_catalog.max(c.cluster_id) + 1 FROM seal_sync.cluster c))");
-  query("SELECT pg_catalog.setval('seal_sync.cluster_id', $1)", {int_arg(std::stol(id.text(0, 0)))});
-  query("INSERT INTO seal_sync.cluster (cluster, cluster_id, match_values, home_node, standby_nodes) "
-        "VALUES ($1, $2, $3, $4, $5)",
-        {arg(cluster), int_arg(std::stol(id.text(0, 0))), arg(values), arg(primary),
-         standbys ? arg(*standbys) : Arg{TEXTARRAYOID, 0, true}});
-  query("INSERT INTO seal_sync.cluster_state (cluster, primary_node) VALUES ($1, $2)", {arg(cluster), arg(primary)});
+  declare_cluster({cluster, values, primary, primary, 1, standbys});
   rules_changed();
   copy_rows_with(values);
   record_event("cluster_create", "cluster " + cluster, {},
@@ -115,10 +123,55 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_create) {
   PG_RETURN_VOID();
 }
 
+namespace {
+
+/// The standbys after the change; an error when a name does not make sense.
+std::vector<std::string> altered_standbys(const std::string &cluster, const std::vector<std::string> &add,
+                                          const std::vector<std::string> &drop) {
+  const Rows now = query("SELECT c.standby_nodes IS NULL, s.primary_node FROM seal_sync.cluster c "
+                         "JOIN seal_sync.cluster_state s ON s.cluster = c.cluster WHERE c.cluster = $1",
+                         {arg(cluster)});
+  if (now.boolean(0, 0))
+    throw core::Error("55000", "every peer is a standby of cluster \"" + cluster + "\"",
+                      "It was declared without standby_nodes, so nothing can be added or dropped.");
+  const Rows rows = query("SELECT v FROM seal_sync.cluster c, pg_catalog.unnest(c.standby_nodes) WITH ORDINALITY u(v, n) "
+                          "WHERE c.cluster = $1 ORDER BY n",
+                          {arg(cluster)});
+  std::vector<std::string> standbys;
+  for (size_t i = 0; i < rows.size(); i++)
+    standbys.push_back(rows.text(i, 0));
+  for (const std::string &node : drop) {
+    const auto at = std::find(standbys.begin(), standbys.end(), node);
+    if (at == standbys.end())
+      throw core::Error("22023", "node \"" + node + "\" is no standby of cluster \"" + cluster + "\"");
+    standbys.erase(at);
+  }
+  for (const std::string &node : add) {
+    check_new_name("node", node);
+    if (std::find(standbys.begin(), standbys.end(), node) != standbys.end())
+      throw core::Error("42710", "node \"" + node + "\" is a standby of cluster \"" + cluster + "\" already");
+    if (node != now.text(0, 1))
+      notice_unknown_node(node);
+    standbys.push_back(node);
+  }
+  return standbys;
+}
+
+/// What a new standby does not have yet is all of it. The workers ship it, as for a new peer.
+void ship_all_again(const std::string &cluster, const std::vector<std::string> &nodes) {
+  query("UPDATE seal_sync.table_state s SET dirty_since = COALESCE(s.dirty_since, pg_catalog.clock_timestamp()), dirty_reason = $2 "
+        "FROM seal_sync.table_rule r WHERE r.relation::pg_catalog.oid = s.relation AND coalesce(r.cluster = $1, true)",
+        {arg(cluster), arg("cluster \"" + cluster + "\" has got standby \"" + nodes[0] + "\"")});
+}
+
+} // namespace
+
 SEAL_SYNC_FUNCTION(seal_sync_cluster_alter) {
   const std::string cluster = required_name(fcinfo, 0, "cluster");
   const std::vector<std::string> add = optional_list(fcinfo, 1, "add_values").value_or(std::vector<std::string>{});
   const std::vector<std::string> drop = optional_list(fcinfo, 2, "drop_values").value_or(std::vector<std::string>{});
+  const std::vector<std::string> add_standbys = optional_list(fcinfo, 3, "add_standbys").value_or(std::vector<std::string>{});
+  const std::vector<std::string> drop_standbys = optional_list(fcinfo, 4, "drop_standbys").value_or(std::vector<std::string>{});
 
   const AsOwner owner;
   const Spi spi;
@@ -136,10 +189,19 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_alter) {
     throw core::Error("22023", "cluster \"" + cluster + "\" would have no value left", "No row could belong to it.");
   refuse_overlap(cluster, values);
   query("UPDATE seal_sync.cluster SET match_values = $2 WHERE cluster = $1", {arg(cluster), arg(values)});
+  if (!add_standbys.empty() || !drop_standbys.empty())
+    query("UPDATE seal_sync.cluster SET standby_nodes = $2 WHERE cluster = $1",
+          {arg(cluster), arg(altered_standbys(cluster, add_standbys, drop_standbys))});
+  if (!add_standbys.empty())
+    ship_all_again(cluster, add_standbys);
   rules_changed();
   if (!add.empty())
     copy_rows_with(add);
-  record_event("cluster_alter", "cluster " + cluster, {}, {{"add_values", add}, {"drop_values", drop}});
+  if (add_standbys.empty() && drop_standbys.empty())
+    record_event("cluster_alter", "cluster " + cluster, {}, {{"add_values", add}, {"drop_values", drop}});
+  else
+    record_event("cluster_alter", "cluster " + cluster, {},
+                 {{"add_values", add}, {"drop_values", drop}, {"add_standbys", add_standbys}, {"drop_standbys", drop_standbys}});
   PG_RETURN_VOID();
 }
 
