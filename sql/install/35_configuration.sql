@@ -17,3 +17,9 @@ CREATE FUNCTION seal_sync.config_adopt(peer name, dry_run boolean DEFAULT false,
     RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'seal_sync_config_adopt';
 COMMENT ON FUNCTION seal_sync.config_adopt(name, boolean, text) IS
     'declares here what a peer has declared: the peer may write these tables then; nothing here is overwritten or removed';
+
+CREATE FUNCTION seal_sync.schema_diff(peer name, OUT relation text, OUT "column" text, OUT here text, OUT there text, OUT effect text,
+        OUT suggested_ddl text)
+    RETURNS SETOF record LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'seal_sync_schema_diff';
+COMMENT ON FUNCTION seal_sync.schema_diff(name) IS
+    'where registered tables have other columns and keys on a peer, what that does to synchronization, and the DDL that ends it';

@@ -27,7 +27,8 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.sequence_add(regclass, name, bigint),
     seal_sync.sequence_remove(regclass),
     seal_sync.config_diff(name),
-    seal_sync.config_adopt(name, boolean, text)
+    seal_sync.config_adopt(name, boolean, text),
+    seal_sync.schema_diff(name)
     TO seal_sync_admin;
 
 GRANT EXECUTE ON FUNCTION seal_sync.check() TO seal_sync_admin;
