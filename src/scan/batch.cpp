@@ -283,8 +283,10 @@ Reached reached(const Batch *batch) { return batch->reached; }
 void note_tables(const Batch *batch, BaseMap *map) {
   for (int i = 0; i <= batch->current && i < batch->table_count; i++) {
     const TableWork *work = batch->order[i];
-    // Not what the pass has met before: a table that did not fit then comes with the next pass.
-    if (fits(work) && !work->left_to_copy && work->root > batch->begins_at)
+    // Not what the pass has met before: a table that did not fit then comes with the next pass. Nor one that is only looked at:
+    // a stage is dropped when one of its tables does not fit any more.
+    const bool has_rows = keys_added(work->keys) > 0 || work->copy != nullptr;
+    if (fits(work) && has_rows && !work->left_to_copy && work->root > batch->begins_at)
       note_table(map, work->root, work->root_signature);
   }
 }

@@ -67,13 +67,20 @@ TableWork *work_for(Batch *batch, Oid root) {
   return work;
 }
 
-/// How the table travels now, or nullptr when it is registered no more, or DDL has it.
-SentTable *look_at(Session *session, Oid root) {
-  if (!ConditionalLockRelationOid(root, AccessShareLock))
+/// How the table travels now, or nullptr when it is registered no more, or DDL has it: then *busy is set.
+SentTable *look_at(Session *session, Oid root, bool *busy) {
+  if (!ConditionalLockRelationOid(root, AccessShareLock)) {
+    *busy = true;
     return nullptr;
+  }
   const config::Table *table = config::find_table(root);
-  SentTable *sent =
-      table != nullptr && table->root == root && table->usable ? sent_table(session, table) : nullptr;
+  SentTable *sent = nullptr;
+  if (table != nullptr && table->root == root) {
+    if (table->usable)
+      sent = sent_table(session, table);
+    else
+      *busy = true;
+  }
   UnlockRelationOid(root, AccessShareLock);
   return sent;
 }
@@ -422,16 +429,18 @@ void look_again(Batch *batch) {
   constexpr int kBusyEveryMs = 5000;
   Session *session = batch->session;
   const bool busy = collected(batch) > 0;
-  // A batch that stages or copies has tables enough, and an order of them to keep to.
-  if (batch->stale || batch->backlog != nullptr || batch->copies > 0 || (busy && !TimestampDifferenceExceeds(session->looked_at, batch->taken_at, kBusyEveryMs)))
+  // Nothing new is applied before a backlog that is staged, so there is no hurry then; and its tables are those that have rows in it.
+  if (batch->stale || batch->backlog != nullptr || (busy && !TimestampDifferenceExceeds(session->looked_at, batch->taken_at, kBusyEveryMs)))
     return;
   session->looked_at = batch->taken_at;
+  bool ddl_under_way = false;
   if (!session->recalled) {
     Oid *relations;
     const int count = agreed_tables(NameStr(session->peer), &relations);
     for (int i = 0; i < count; i++)
-      (void)look_at(session, relations[i]);
-    session->recalled = true;
+      (void)look_at(session, relations[i], &ddl_under_way);
+    // Who has it now is perhaps what it is to be described for: once more, until all of them have been seen.
+    session->recalled = !ddl_under_way;
   }
   if (session->tables == nullptr)
     return;
@@ -440,7 +449,7 @@ void look_again(Batch *batch) {
   HASH_SEQ_STATUS status;
   hash_seq_init(&status, session->tables);
   while (auto *sent = static_cast<SentTable *>(hash_seq_search(&status))) {
-    const SentTable *now = look_at(session, sent->root);
+    const SentTable *now = look_at(session, sent->root, &ddl_under_way);
     if (now == nullptr || now->fit != TableFit::kUnknown)
       continue;
     wanted[count++] = sent->root;

@@ -10,7 +10,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 my $db = $SealSync::db;
-my ($east, $west) = two_nodes(conf => "seal_sync.debug_rotation_period = '100ms'");
+my ($east, $west) = two_nodes(conf => "seal_sync.debug_rotation_period = '100ms'\nseal_sync.debug_stage_copies = on");
 my @column = ('id int', 'cluster_id text', 'v text', 'n int', 'img text', 'PRIMARY KEY (id, cluster_id)');
 
 # name => [DDL on east, DDL on west], in this order
@@ -94,6 +94,34 @@ $west->safe_psql($db, q(ALTER TABLE fast_default ADD COLUMN e text DEFAULT 'else
 $east->safe_psql($db, q(SELECT seal_sync.resume('west')));
 $west->safe_psql($db, q(SELECT seal_sync.resume('east')));
 become_equal('DDL while the route was paused', 'fast_default', 'remade_there');
+# A table that was locked when the connection began is looked at once it is free, and no route waits for it
+my $open = $east->background_psql($db, on_error_die => 1);
+$open->query_safe(q(BEGIN; SELECT seal_sync.table_remove('volatile_default')));
+$west->safe_psql($db, q(ALTER TABLE volatile_default ALTER COLUMN v TYPE text USING 'spoilt'));
+my $scans = q(SELECT empty_scans FROM seal_sync.stat_route);
+my $scanned = $east->safe_psql($db, $scans);
+wait_until($east, "SELECT ($scans) > $scanned + 10", 't', 'the route goes on while a table is being removed');
+$open->query_safe('ROLLBACK');
+$open->quit;
+become_equal('and ships what the table owes once that is undone', 'volatile_default');
+
+# A copy whose rows are all over there, and which cannot be applied, keeps no other table from being looked at again
+$_->safe_psql($db, 'CREATE TABLE copied (id int, cluster_id text, v text, PRIMARY KEY (id, cluster_id))') for $east, $west;
+$east->safe_psql($db, q(INSERT INTO copied SELECT i, 'a', 'v' || i FROM generate_series(1, 40) i));
+$west->safe_psql($db, q(SELECT seal_sync.table_add('copied', cluster_column => 'cluster_id', existing_rows => 'adopt')));
+$open = $west->background_psql($db, on_error_die => 1);
+$open->query_safe('BEGIN; LOCK TABLE copied IN SHARE MODE'); # against rows, not against a look at it
+$east->safe_psql($db, q(SELECT seal_sync.table_add('copied', cluster_column => 'cluster_id', existing_rows => 'copy')));
+wait_until($east, q(SELECT count(*) FROM seal_sync.copy WHERE all_read_at IS NOT NULL), '1', 'all rows of a table are staged');
+$open->query_safe('ALTER TABLE copied DROP COLUMN v; COMMIT');
+$open->quit;
+wait_until($east, q(SELECT message FROM seal_sync.copy_progress), 'table "public.copied" is parked for peer "west": column "v" does not exist there', 'and it does not fit any more');
+$east->safe_psql($db, q(ALTER TABLE swapped_names ADD COLUMN f text DEFAULT 'beside a copy'));
+$west->safe_psql($db, q(ALTER TABLE swapped_names ADD COLUMN f text));
+become_equal('beside a copy that waits', 'swapped_names');
+$west->safe_psql($db, 'ALTER TABLE copied ADD COLUMN v text');
+become_equal('which goes on by itself', 'copied');
+
 wait_until($_, q(SELECT count(*) FROM seal_sync.table_state WHERE owed_since IS NOT NULL OR dirty_since IS NOT NULL), '0', $_->name . ' owes nothing') for $east, $west;
 is($_->safe_psql($db, q(SELECT count(*) FROM seal_sync.held)), '0', $_->name . ' holds nothing back') for $east, $west;
 
