@@ -109,7 +109,15 @@ void store(const char *peer, const SentTable *sent) {
           6, types, values, nulls, SPI_OK_INSERT);
 }
 
-/// All columns: the table over there is another one, or was filled anew.
+/// False: the table is registered no more, or somebody's open transaction has its row (table_remove). A worker does not wait for
+/// that, nor for the row of the agreement, which forget_tables() deletes later.
+bool lock_state(Oid relation) {
+  Oid types[1] = {OIDOID};
+  Datum values[1] = {ObjectIdGetDatum(relation)};
+  return execute("SELECT FROM seal_sync.table_state WHERE relation OPERATOR(pg_catalog.=) $1 FOR UPDATE SKIP LOCKED", 1, types, values,
+                 nullptr, SPI_OK_SELECT) > 0;
+}
+
 void mark(const SentTable *sent, const int16 *columns, int count) {
   Oid types[2] = {OIDOID, INT2ARRAYOID};
   Datum values[2] = {ObjectIdGetDatum(sent->root), int2_array(columns, count)};
@@ -119,10 +127,14 @@ void mark(const SentTable *sent, const int16 *columns, int count) {
           2, types, values, nullptr, SPI_OK_UPDATE);
 }
 
-void note(const char *peer, const SentTable *sent, Agreement *before) {
+/// False: not now.
+bool note(const char *peer, const SentTable *sent, Agreement *before) {
   read_agreement(peer, sent->root, before);
   if (same(sent, before))
-    return;
+    return true;
+  if (!lock_state(sent->root))
+    return false;
+  // All columns: the table over there is another one, or was filled anew.
   const bool another = sent->told && before->has_incarnation && !(before->incarnation == sent->incarnation);
   auto *owed = static_cast<int16 *>(palloc(sizeof(int16) * static_cast<size_t>(sent->column_count + 1)));
   int count = 0;
@@ -133,6 +145,7 @@ void note(const char *peer, const SentTable *sent, Agreement *before) {
   store(peer, sent);
   if (count > 0)
     mark(sent, owed, count);
+  return true;
 }
 
 } // namespace
@@ -149,9 +162,8 @@ void note_agreements(Session *session) {
     SPI_connect();
     if (before == nullptr)
       before = static_cast<Agreement *>(SPI_palloc(sizeof(Agreement)));
-    note(NameStr(session->peer), sent, before);
+    sent->noted = note(NameStr(session->peer), sent, before);
     SPI_finish();
-    sent->noted = true;
   }
 }
 
@@ -179,16 +191,19 @@ bool ship_owed() {
   int count = 0;
   Oid relation = InvalidOid;
   SPI_connect();
-  const int rc = SPI_execute("SELECT relation, owed_columns FROM seal_sync.table_state WHERE owed_columns IS NOT NULL LIMIT 1", true, 1);
-  if (rc == SPI_OK_SELECT && SPI_processed == 1) {
+  // First the mark, then the rows: what is owed anew after our snapshot marks the table anew. In one statement, lest a column
+  // that is marked meanwhile is unmarked unseen.
+  const int rc = SPI_execute("WITH marked AS (SELECT relation, owed_columns FROM seal_sync.table_state WHERE owed_columns IS NOT NULL "
+                             " LIMIT 1 FOR UPDATE SKIP LOCKED) "
+                             "UPDATE seal_sync.table_state s SET owed_columns = NULL, owed_since = NULL FROM marked m "
+                             "WHERE s.relation OPERATOR(pg_catalog.=) m.relation RETURNING m.relation, m.owed_columns",
+                             false, 0);
+  if (rc != SPI_OK_UPDATE_RETURNING)
+    elog(ERROR, "seal_sync: unexpected SPI result %d", rc);
+  if (SPI_processed == 1) {
     bool is_null;
     relation = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
     count = int2_elements(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &is_null), columns, MaxHeapAttributeNumber);
-    // First the mark, then the rows: what is owed anew after our snapshot marks the table anew.
-    Oid types[1] = {OIDOID};
-    Datum values[1] = {ObjectIdGetDatum(relation)};
-    execute("UPDATE seal_sync.table_state SET owed_columns = NULL, owed_since = NULL WHERE relation OPERATOR(pg_catalog.=) $1", 1,
-            types, values, nullptr, SPI_OK_UPDATE);
   }
   SPI_finish();
   if (!OidIsValid(relation))

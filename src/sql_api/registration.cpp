@@ -183,9 +183,9 @@ bool forget_tables(const std::vector<Oid> &relations) {
   // A dropped leaf takes the keys kept for it along; its root stays registered.
   query("DELETE FROM seal_sync.held WHERE relation = ANY ($1) OR leaf = ANY ($1)", {arg(relations)});
   query("DELETE FROM seal_sync.copy WHERE relation = ANY ($1)", {arg(relations)});
-  query("DELETE FROM seal_sync.agreement WHERE relation = ANY ($1)", {arg(relations)});
-  query("DELETE FROM seal_sync.reception WHERE relation = ANY ($1)", {arg(relations)});
   query("DELETE FROM seal_sync.table_state WHERE relation = ANY ($1)", {arg(relations)});
+  query("DELETE FROM seal_sync.agreement WHERE relation = ANY ($1)", {arg(relations)}); // by its row above workers see that it is taken
+  query("DELETE FROM seal_sync.reception WHERE relation = ANY ($1)", {arg(relations)});
   return query("DELETE FROM seal_sync.table_rule WHERE relation::pg_catalog.oid = ANY ($1)", {arg(relations)})
              .processed > 0;
 }
