@@ -103,6 +103,7 @@ Names adopt_tables(std::vector<ConfigItem> &items, const std::string &existing, 
     rules_changed(); // once: every session reads all rules anew
   if (existing == "copy")
     file_copies(added);
+  std::sort(done.begin(), done.end()); // who reads events looks for names, not for numbers
   return done;
 }
 

@@ -69,7 +69,7 @@ ROWS
 	is($west->safe_psql($db, $clusters), "a|east|east|1|{a,A'1}|\nb|west|west|5|{b}|{east}\nc|east|east|1|{c}|", 'clusters with values, standbys, home and epoch');
 	is($west->safe_psql($db, $rules), "\"Odd\".\"a table\" which one\nseal cluster_id\ntheirs cluster_id\nwhole a", 'the tables that exist and fit');
 	is($west->safe_psql($db, q(SELECT detail FROM seal_sync.events WHERE event = 'config_adopt')),
-		'{"tables": ["public.seal", "\\"Odd\\".\\"a table\\"", "public.whole", "public.theirs"], "schemas": ["later"], "clusters": ["a", "b", "c"]}', 'events keeps it');
+		'{"tables": ["\\"Odd\\".\\"a table\\"", "public.seal", "public.theirs", "public.whole"], "schemas": ["later"], "clusters": ["a", "b", "c"]}', 'events keeps it');
 	wait_until($east, q(SELECT count(*) FROM seal_sync.held WHERE relation <> 'missing'::regclass), '0', 'what waited on east goes on by itself');
 	dumps_equal('and arrives', [ $east, $west ], 'seal', '"Odd"."a table"', 'whole');
 	$west->safe_psql($db, q(INSERT INTO seal SELECT i, 'b', 'of west' FROM generate_series(1, 50) i; CREATE TABLE later.made (id int PRIMARY KEY, cluster_id text)));
