@@ -131,7 +131,6 @@ wait_until($east, q(SELECT string_agg(concat_ws('|', event, scope, actor, applic
 	q(parked|table public.seal|seal_sync_worker|seal_sync route worker "west"|table "public.seal" is parked for peer "west": column "w" does not exist there|{"peer": "west", "sqlstate": "42703"}),
 	'a table that is parked, once for a hundred keys');
 sql($west, q(ALTER TABLE seal ADD COLUMN w text; ALTER TABLE seal ADD CONSTRAINT nobody CHECK (w <> 'Li Wei')));
-sql($west, q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'seal_sync/west')); # described anew
 wait_until($east, q(SELECT concat_ws('|', event, scope, detail) FROM seal_sync.events WHERE event = 'unparked'), 'unparked|table public.seal|{"peer": "west"}', 'and when it goes on');
 wait_for_sync($east);
 
