@@ -110,6 +110,15 @@ const char *table_problem(const Batch *batch, int table, const char **hint) {
 
 int64 table_keys(const Batch *batch, int table) { return keys_added(batch->order[table]->keys); }
 
+bool to_be_copied(const Batch *batch, int table) {
+  for (int i = 0; i < batch->job_count; i++)
+    if (batch->jobs[i].relation == batch->order[table]->root)
+      return true;
+  return false;
+}
+
+int table_count(const Batch *batch) { return batch->table_count; }
+
 void commit_to_history(Batch *batch, uint64 number, const core::wire::Id &id) {
   const MemoryContext old = MemoryContextSwitchTo(batch->context);
   for (int i = 0; i < batch->table_count; i++)

@@ -109,9 +109,11 @@ bool worth_shipping(const Batch *batch);
 int undescribed(Batch *batch); // index of one, or -1
 void write_describe(Batch *batch, int table, core::Buffer *out);
 TableFit read_describe(Batch *batch, int table, core::Reader *reply); // remembers problem and fit
-/// What the peer said of a table that does not fit.
+/// What the peer said of a table that does not fit; nullptr: nothing.
 const char *table_problem(const Batch *batch, int table, const char **hint);
 int64 table_keys(const Batch *batch, int table); // of it in this batch
+bool to_be_copied(const Batch *batch, int table); // its existing rows, all or the rest of them
+int table_count(const Batch *batch);
 /// Forget what was agreed (after SQLSTATE kSchemaChanged, or a config change): describe again.
 void forget_tables(Session *session);
 /// Ask again for the tables that the peer has said not to take.

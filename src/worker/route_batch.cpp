@@ -115,6 +115,7 @@ private:
       return {ScanOutcome::kStale};
     if (result.collected == 0) {
       describe_tables(link_, batch_, status_, told_, deadline()); // those that DDL may have changed
+      waits_.remember(batch_); // a copy is not asked about again between its parts when its table does not fit
       return result;
     }
     status_.update([&](pg::RouteSlot &slot) {
@@ -588,26 +589,30 @@ private:
 
 } // namespace
 
-/// Once per process: a table that does not fit is asked for again with each connection.
+/// Once per process: a table that does not fit is asked for again with each connection. Not before something waits: that two
+/// sides differ where nothing changes is a matter for check() and schema_diff().
 static void tell(scan::Batch *batch, int table, RouteStatus &status, ToldProblems &told) {
   const char *hint = nullptr;
   const char *message = pg::call([&] { return scan::table_problem(batch, table, &hint); });
-  if (message == nullptr || !told.insert(message).second)
+  if (message == nullptr)
     return;
   const int64 keys = pg::call([&] { return scan::table_keys(batch, table); });
+  if (keys == 0 && !pg::call([&] { return scan::to_be_copied(batch, table); }))
+    return;
+  if (!told.insert(keys > 0 ? std::string(message) : std::string("copy: ") + message).second)
+    return;
   pg::call([&] {
     ereport(LOG, errmsg("seal_sync route \"%s\": %s", NameStr(status.slot()->peer), message),
-            errdetail(INT64_FORMAT " changes wait; all other tables go on.", keys),
+            keys > 0 ? errdetail(INT64_FORMAT " changes wait; all other tables go on.", keys)
+                     : errdetail("Existing rows wait to be copied; all other tables go on."),
             hint != nullptr && hint[0] != '\0' ? errhint("%s", hint) : 0);
   });
 }
 
 void describe_tables(RouteLink &link, scan::Batch *batch, RouteStatus &status, ToldProblems &told,
                      const pg::Deadline &deadline) {
-  for (;;) {
-    const int table = pg::call([batch] { return scan::undescribed(batch); });
-    if (table < 0)
-      return;
+  int table;
+  while ((table = pg::call([batch] { return scan::undescribed(batch); })) >= 0) {
     ByteBuffer description;
     core::Buffer *out = &*description;
     pg::call([&] { scan::write_describe(batch, table, out); });
@@ -615,10 +620,11 @@ void describe_tables(RouteLink &link, scan::Batch *batch, RouteStatus &status, T
       return;
     const remote::Bytes answer = link.connection().call("wire_describe", out->span(), deadline);
     core::Reader reader(answer);
-    const scan::TableFit fit = pg::call([&] { return scan::read_describe(batch, table, &reader); });
-    if (fit != scan::TableFit::kFits)
-      tell(batch, table, status, told);
+    pg::call([&] { (void)scan::read_describe(batch, table, &reader); });
   }
+  const int count = pg::call([batch] { return scan::table_count(batch); });
+  for (table = 0; table < count; table++)
+    tell(batch, table, status, told);
 }
 
 double inline_copy_bytes(RouteLink &link) {
