@@ -95,6 +95,7 @@ subtest 'large tables, in parts, over a slow link' => sub {
 	crash($east);
 	wait_until($east, q(SELECT state IN ('streaming', 'catchup') FROM seal_sync.status WHERE direction = 'out'), 't', 'and after one of the sender');
 	($after) = progress();
+	$after = $size if $after < 0; # to its end, by now
 	cmp_ok($after, '>=', $before - 3000, 'it goes on where it was, but for the part under way');
 	copied_more($after + 500);
 	my $read = $east->safe_psql($db, q(SELECT count(*) || ' ' || coalesce(min(message), '') FROM seal_sync.copy_progress));
