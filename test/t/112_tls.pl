@@ -8,6 +8,7 @@ use Test::More;
 use FindBin;
 use lib "$FindBin::Bin/../perl";
 use SealSync;
+use SealManual;
 
 plan skip_all => 'no openssl here' if system('command -v openssl >/dev/null 2>&1') != 0;
 
@@ -146,11 +147,16 @@ sql($east, q(DELETE FROM seal WHERE v = 'meanwhile'));
 server_certificate('server');
 ships('a good one again');
 
-# ---- the login is a certificate ---------------------------------------------------------------------------
+# ---- the login is a certificate, as the manual says -------------------------------------------------------
 hba('cert');
-sql($east, qq(ALTER SERVER west OPTIONS (ADD sslcert '$dir/client.crt', ADD sslkey '$dir/client.key');
-ALTER USER MAPPING FOR seal_sync_worker SERVER west OPTIONS (DROP password)));
-ships('certificate instead of a password');
+sql($east, q(ALTER SERVER west OPTIONS (DROP sslmode, DROP sslrootcert)));
+SealManual->new('security', { east => $east, west => $west }, replace => { '/etc/seal_sync/sync_in.' => "$dir/client.", '/etc/seal_sync' => $dir })->play(
+	only => ['TLS'],
+	after => { 'TLS' => sub {
+		ships('certificate instead of a password');
+		is(sql($east, q(SELECT string_agg(step, ' ') FROM seal_sync.peer_check('west') WHERE NOT ok)), '', 'every step is fine');
+		is(sql($east, q(SELECT tls FROM seal_sync.status WHERE direction = 'out')), sql($west, $truth), 'and encrypted');
+	} });
 is(sql($west, q(SELECT client_dn FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name = 'seal_sync/west')), '/CN=sync_in', 'the peer knows it by its certificate');
 is(sql($east, q(SELECT count(*) FROM seal_sync.health WHERE code = 'inline_password')), '0', 'health has nothing to say about passwords');
 for ([ 'client_other', 'another authority', qr/unknown ca/ ], [ 'client_old', 'expired', qr/certificate expired/ ], [ 'client_revoked', 'revoked', qr/certificate revoked/ ])
@@ -179,7 +185,8 @@ ships('of a superuser again');
 hba('scram-sha-256');
 spit('pass', '127.0.0.1:' . $west->port . ":postgres:sync_in:pw\n");
 chmod 0600, "$dir/pass";
-sql($east, qq(ALTER SERVER west OPTIONS (DROP sslcert, DROP sslkey, ADD passfile '$dir/pass')));
+sql($east, q(ALTER SERVER west OPTIONS (DROP sslcert, DROP sslkey)));
+SealManual->new('security', { east => $east, west => $west }, replace => { '/etc/seal_sync' => $dir })->play(only => ['Without certificates: a password in a file']);
 hang_up();
 ships('passfile');
 $west->append_conf('postgresql.conf', 'ssl = off');
