@@ -17,7 +17,7 @@ for ([ $east, 'a' ], [ $west, 'b' ])
 wait_for_sync($_) for $east, $west;
 
 SealManual->new('third-node', \%node)->play(after => {
-	'The ways, in both directions' => sub { like($_[-1], qr/^seal_info\|north\|waiting_peer\|/, 'the rows wait until north accepts') },
+	'The ways, in both directions' => sub { like($_[-1], qr/^seal_info\|north\|(waiting_peer|copying)\|/, "the rows wait until north accepts") },
 	'Accept' => sub {
 		# Writers have not stopped
 		$_->[0]->safe_psql($db, "UPDATE seal_info SET status = 'changed' WHERE cluster_id = '$_->[1]' AND id % 7 = 0; DELETE FROM seal_info WHERE cluster_id = '$_->[1]' AND id % 11 = 0") for [ $east, 'a' ], [ $west, 'b' ];
