@@ -89,6 +89,7 @@ SealManual->new('clone-and-restore', \%node, third => 'south')->play(
 			$node{north}->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node{north}->connstr($db), $file ], 'restored');
 			$node{north}->safe_psql($db, 'GRANT seal_sync_peer TO sync_in');
 		} });
+add_peer($node{north}, $west); # a node is not in its own dump
 add_peer($west, $node{north});
 $west->safe_psql($db, q(SELECT seal_sync.wait_for_tables('3 min')));
 dumps_equal('a dump has become a node', [ $west, $node{north} ], @table);
