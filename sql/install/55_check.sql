@@ -334,8 +334,8 @@ SELECT 'warning', 'table_unregistered_here', 'table ' || t.key, format('table %s
 FROM jsonb_each(there -> 'tables') t WHERE NOT here -> 'tables' ? t.key
 UNION ALL
 SELECT 'critical', 'table_rule_differs', 'table ' || f.name, format('table %s takes its cluster from %s here, from %s at peer "%s"', f.name,
-        coalesce(format('column "%s"', f.h ->> 'cluster_column'), format('the constant "%s"', f.h ->> 'cluster')),
-        coalesce(format('column "%s"', f.t ->> 'cluster_column'), format('the constant "%s"', f.t ->> 'cluster')), peer),
+        coalesce('column "' || (f.h ->> 'cluster_column') || '"', format('the constant "%s"', f.h ->> 'cluster')),
+        coalesce('column "' || (f.t ->> 'cluster_column') || '"', format('the constant "%s"', f.t ->> 'cluster')), peer),
     'Remove the table on the node that is wrong and add it again.'
 FROM fits f WHERE (f.h -> 'cluster_column', f.h -> 'cluster') IS DISTINCT FROM (f.t -> 'cluster_column', f.t -> 'cluster')
 UNION ALL
@@ -348,9 +348,9 @@ SELECT 'warning', 'column_required', 'table ' || f.name, format('column "%s" of 
 FROM fits f CROSS JOIN LATERAL jsonb_each(f.t -> 'columns') c
 WHERE NOT f.h -> 'columns' ? c.key AND (c.value ->> 'not_null')::boolean AND NOT (c.value ->> 'filled')::boolean
 UNION ALL
-SELECT 'warning', 'column_type_differs', 'table ' || c.name, format('column "%s" of table %s is of type %s here, of type %s at peer "%s": values that do not fit are refused', c.col, c.name,
+SELECT 'warning', 'column_type_differs', 'table ' || c.name, format('column "%s" of table %s is of type %s here, of type %s at peer "%s": the table is parked, once it changes, where that does not take every value', c.col, c.name,
         c.h ->> 'type', c.t ->> 'type', peer),
-    format('On node "%s": ALTER TABLE %s ALTER COLUMN %I TYPE %s.', peer, c.name, c.col, c.h ->> 'type')
+    format('On node "%s": ALTER TABLE %s ALTER COLUMN %I TYPE %s. What the difference does: SELECT * FROM seal_sync.schema_diff(%L).', peer, c.name, c.col, c.h ->> 'type', peer)
 FROM columns c WHERE c.h ->> 'type' <> c.t ->> 'type'
 UNION ALL
 SELECT 'warning', 'column_not_null', 'table ' || c.name, format('column "%s" of table %s may be null here, but not at peer "%s": such rows are refused', c.col, c.name, peer),
