@@ -111,7 +111,15 @@ subtest 'a cluster that is not accepted any more' => sub {
 	wait_until($east, q(SELECT rows_done > 500 FROM seal_sync.copy_progress WHERE relation = 'shared'::regclass), 't', 'half way');
 	sql($west, q(SELECT seal_sync.cluster_drop('c')));
 	wait_until($east, q(SELECT count(*) FROM seal_sync.status WHERE direction = 'out' AND state_reason ~ '"c"'), '1', 'the peer does not take c now');
+	my $progress = q(SELECT rows_done FROM seal_sync.copy_progress WHERE relation = 'shared'::regclass);
+	my $rows = sql($east, $progress);
 	rate('0');
+	for (1 .. 5) # a part follows each batch
+	{
+		sql($east, "INSERT INTO other VALUES (100 + $_, 'a')");
+		wait_for_sync($east);
+	}
+	is(sql($east, $progress), $rows, 'the copy waits');
 	sql($east, q(INSERT INTO shared VALUES (9000, 'a', 'later')));
 	sql($west, q(SELECT seal_sync.cluster_create('c', 'east')));
 	copied();
