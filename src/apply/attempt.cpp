@@ -2,6 +2,7 @@
 #include "apply/attempt.hpp"
 
 #include "apply/reply.hpp"
+#include "apply/staged_batch.hpp"
 #include "apply/wire_row.hpp"
 
 namespace seal_sync::apply {
@@ -71,6 +72,8 @@ core::ByteSpan keep_current_key(const Attempt *attempt) {
 void refuse_current(Attempt *attempt, const char *sqlstate, const char *message, const char *detail,
                     const char *constraint) {
   const CurrentRow &row = attempt->current;
+  // The sender reads the key by what this connection has agreed on, though the row may be of a stage.
+  const uint64 number = wire_number(attempt, row.descriptor);
   const MemoryContext caller = MemoryContextSwitchTo(attempt->rows);
   core::wire::Refusal refusal;
   refusal.schema = view_of(NameStr(row.descriptor->schema));
@@ -81,7 +84,7 @@ void refuse_current(Attempt *attempt, const char *sqlstate, const char *message,
   refusal.message = view_of(message);
   refusal.detail = view_of(detail);
   refusal.constraint = view_of(constraint);
-  refuse(&attempt->session->notes, row.ordinal, row.descriptor->number, refusal, attempt->other);
+  refuse(&attempt->session->notes, row.ordinal, number, refusal, attempt->other);
   MemoryContextSwitchTo(caller);
 }
 

@@ -37,7 +37,7 @@ struct OtherKey {
 
 struct Refused {
   Ordinal ordinal; // hash key
-  uint64 number; // of the table's descriptor
+  uint64 number; // of the table on this connection
   char *schema, *table; // of many refusals the texts are the same, and kept once
   uint8 kind;
   uint32 key_size;

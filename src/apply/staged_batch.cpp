@@ -190,8 +190,12 @@ Descriptor *batch_descriptor(Attempt *attempt, int64 dialect, uint64 table) {
 }
 
 Descriptor *numbered_descriptor(Attempt *attempt, uint64 number) {
-  return number >= kStagedNumber ? attempt->staged->own[number - kStagedNumber]
-                                 : find_descriptor(attempt->session, number);
+  if (number < kStagedNumber)
+    return find_descriptor(attempt->session, number);
+  const StagedBatch *const staged = attempt->staged;
+  if (staged == nullptr || number - kStagedNumber >= static_cast<uint64>(staged->own_count))
+    ereport(ERROR, errcode(ERRCODE_DATA_CORRUPTED), errmsg("the description of a table is missing in a stage"));
+  return staged->own[number - kStagedNumber];
 }
 
 uint64 wire_number(Attempt *attempt, const Descriptor *descriptor) {
@@ -199,9 +203,9 @@ uint64 wire_number(Attempt *attempt, const Descriptor *descriptor) {
     return descriptor->number;
   const Descriptor *const here = staged_name(attempt, descriptor)->here;
   if (here == nullptr)
-    schema_changed(descriptor, "Rows of a stage are wanted whole, and the table is not described on this connection.");
+    schema_changed(descriptor, "Something is to be said of rows of a stage, and the table is not described on this connection.");
   if (!same_keys(here, descriptor))
-    schema_changed(descriptor, "Rows of a stage are wanted whole, and keys are sent in another form now.");
+    schema_changed(descriptor, "Something is to be said of rows of a stage, and keys are sent in another form now.");
   return here->number;
 }
 

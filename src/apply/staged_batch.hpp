@@ -76,7 +76,8 @@ StagedName *staged_name(const Attempt *attempt, const Descriptor *descriptor);
 Descriptor *batch_descriptor(Attempt *attempt, int64 dialect, uint64 table);
 /// By Descriptor::number.
 Descriptor *numbered_descriptor(Attempt *attempt, uint64 number);
-/// What the table is called on this connection; raises kSchemaChanged when nothing can be asked about its rows.
+/// What the table is called on this connection; raises kSchemaChanged when nothing can be asked or told about its rows, whose
+/// keys the sender would take for others.
 uint64 wire_number(Attempt *attempt, const Descriptor *descriptor);
 
 } // namespace seal_sync::apply

@@ -111,7 +111,10 @@ bool decode_key(Target *target, const Refused *refused, TupleTableSlot *row) {
 }
 
 void note_image(Attempt *attempt, Refused *refused) {
-  Target *const target = segment_target(attempt, numbered_descriptor(attempt, refused->number));
+  Descriptor *const descriptor = find_descriptor(attempt->session, refused->number);
+  if (strcmp(NameStr(descriptor->schema), refused->schema) != 0 || strcmp(NameStr(descriptor->table), refused->table) != 0)
+    return; // described as another one between two attempts
+  Target *const target = segment_target(attempt, descriptor);
   const OwnerScope scope = become_owner(target->owner);
   const MemoryContext caller = MemoryContextSwitchTo(attempt->rows);
   TupleTableSlot *const row = incoming_slot(target, 0);
