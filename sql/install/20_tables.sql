@@ -236,6 +236,19 @@ CREATE INDEX held_left_out ON seal_sync.held (peer, relation, awaits_cluster, cl
 CREATE INDEX held_other ON seal_sync.held (peer, other_relation, pg_catalog.sha256(other_key)) WHERE other_relation IS NOT NULL;
 CREATE UNIQUE INDEX held_key ON seal_sync.held (peer, relation, pg_catalog.sha256(key));
 
+-- Held keys that arrived with a batch, until the peer can no longer fall back to one before it; id is that of held. While the row in
+-- held is still there, somebody had locked it. No foreign key: its check would wait for a peer_drop that is left open.
+CREATE TABLE seal_sync.held_arrived (
+    id bigint NOT NULL PRIMARY KEY,
+    peer name NOT NULL,
+    batch bigint NOT NULL,
+    relation oid NOT NULL,
+    leaf oid NOT NULL,
+    cluster_id integer NOT NULL,
+    key bytea NOT NULL
+);
+CREATE INDEX held_arrived_batch ON seal_sync.held_arrived (peer, batch);
+
 -- Tables whose rows are to be copied to a peer. stage and pin: the copy has begun, see src/scan/copies.hpp.
 -- rows_read counts rows of all clusters, so that it can be compared with the table's size.
 CREATE TABLE seal_sync.copy (

@@ -1,4 +1,5 @@
 // The story of one batch; see batch.hpp. Its beginning is in collect.cpp, its end in settle.cpp.
+#include "scan/arrived.hpp"
 #include "scan/batch_state.hpp"
 
 #include "pg/boundary.hpp"

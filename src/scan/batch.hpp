@@ -45,7 +45,8 @@ struct Session {
   // Ids in seal_sync.held of keys that have arrived, while an operator's open transaction had locked their rows:
   // to be removed when it has ended.
   int arrived_count = 0;
-  int64 *arrived = nullptr;
+  int arrived_capacity = 0;
+  int64 *arrived = nullptr; // see arrived.hpp
   bool recalled = false; // the tables agreed on over earlier connections are in `tables`
   TimestampTz looked_at = 0; // for tables that DDL may have changed
 };

@@ -7,6 +7,7 @@
 #include "pg/boundary.hpp"
 #include "pg/guc.hpp"
 #include "scan/agreement.hpp"
+#include "scan/arrived.hpp"
 #include "scan/batch_state.hpp"
 #include "scan/copies.hpp"
 #include "scan/held.hpp"
@@ -188,6 +189,8 @@ void collect_held(Batch *batch) {
 void collect_run(Batch *batch, const core::ChangeRun &run, uint64 xid, const Position &previous, MemoryContext scratch) {
   const config::Cluster *cluster = config::find_cluster(static_cast<int32>(run.cluster));
   if (cluster == nullptr || !config::routed_to(cluster, NameStr(batch->session->peer)))
+    if (work->unregistered && !batch->stale) // somebody took it out while the answer was on its way
+      drop_held(batch->session, held[i].id);
     return;
   TableWork *work = work_for(batch, run.root);
   if (work->unregistered)

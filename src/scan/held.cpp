@@ -58,13 +58,6 @@ bytea *to_bytea(core::ByteSpan bytes) {
   return copy;
 }
 
-Datum id_array(const int64 *ids, int count) {
-  auto *elements = static_cast<Datum *>(palloc_extended(sizeof(Datum) * static_cast<size_t>(count + 1), MCXT_ALLOC_HUGE));
-  for (int i = 0; i < count; i++)
-    elements[i] = Int64GetDatum(ids[i]);
-  return PointerGetDatum(construct_array(elements, count, INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE));
-}
-
 bool nothing_held() {
   const Relation rel = table_open(config::own_relation("held"), AccessShareLock);
   const bool empty = RelationGetNumberOfBlocks(rel) == 0;
@@ -189,58 +182,6 @@ bool restate_held(const char *peer, Oid relation, const HeldReason &reason) {
   const bool any = SPI_processed > 0;
   SPI_finish();
   return any;
-}
-
-namespace {
-
-/// Remembers those that are still there.
-void note_arrived(Session *session, Datum ids) {
-  Oid types[1] = {INT8ARRAYOID};
-  Datum values[1] = {ids};
-  execute("SELECT id FROM seal_sync.held WHERE id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1))", 1, types, values, nullptr, SPI_OK_SELECT);
-  const MemoryContext old = MemoryContextSwitchTo(session->context);
-  if (session->arrived != nullptr)
-    pfree(session->arrived);
-  session->arrived = static_cast<int64 *>(palloc(sizeof(int64) * (SPI_processed + 1)));
-  session->arrived_count = static_cast<int>(SPI_processed);
-  MemoryContextSwitchTo(old);
-  bool is_null;
-  for (int i = 0; i < session->arrived_count; i++)
-    session->arrived[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
-}
-
-} // namespace
-
-void release_held(Session *session, const int64 *ids, int count) {
-  if (count == 0) {
-    session->arrived_count = 0;
-    return;
-  }
-  SPI_connect();
-  Oid types[2] = {INT8ARRAYOID, TIMESTAMPTZOID};
-  Datum values[2] = {id_array(ids, count), TimestampTzGetDatum(GetCurrentTimestamp())};
-  execute(
-      "WITH gone AS MATERIALIZED (SELECT c.peer, c.relation, c.key FROM seal_sync.held c WHERE c.id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1))), "
-      "free AS (SELECT d.id FROM gone g JOIN seal_sync.held d ON d.peer OPERATOR(pg_catalog.=) g.peer "
-      "AND d.other_relation OPERATOR(pg_catalog.=) g.relation "
-      "AND pg_catalog.sha256(d.other_key) OPERATOR(pg_catalog.=) pg_catalog.sha256(g.key) "
-      "WHERE d.state OPERATOR(pg_catalog.=) 'quarantined' AND d.next_retry_at OPERATOR(pg_catalog.>) $2 "
-      "AND NOT d.id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1)) FOR NO KEY UPDATE OF d SKIP LOCKED) "
-      "UPDATE seal_sync.held h SET next_retry_at = $2 FROM free f WHERE h.id OPERATOR(pg_catalog.=) f.id",
-      2, types, values, nullptr, SPI_OK_UPDATE);
-  execute(
-      "WITH free AS (SELECT h.id FROM seal_sync.held h WHERE h.id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1)) FOR UPDATE SKIP LOCKED) "
-      "DELETE FROM seal_sync.held h USING free f WHERE h.id OPERATOR(pg_catalog.=) f.id",
-      1, types, values, nullptr, SPI_OK_DELETE);
-  session->arrived_count = 0;
-  if (SPI_processed < static_cast<uint64>(count))
-    note_arrived(session, values[0]);
-  SPI_finish();
-}
-
-void release_arrived(Session *session) {
-  if (session->arrived_count > 0)
-    release_held(session, session->arrived, session->arrived_count);
 }
 
 void mark_dirty(Oid relation, const char *reason) {

@@ -8,7 +8,7 @@
 // An operator who decides about keys may leave his transaction open over lunch. Invariant: the worker waits for no
 // row of this table. A row that somebody else has locked is left as it is, and the key with it: it is not shipped
 // until then (held_index.hpp), a refusal adds nothing to it (hold_key), and if it has arrived in the meantime, it is
-// removed later (release_arrived). Only the worker adds rows for its peer, so that looking first is enough.
+// removed later (arrived.hpp). Only the worker adds rows for its peer, so that looking first is enough.
 //
 // In the route worker's transaction; what is changed, through SPI.
 
@@ -54,10 +54,6 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
 /// The peer says something new of a table that it does not take: so do the keys that wait for the table.
 /// Returns whether there were any to which it is news.
 bool restate_held(const char *peer, Oid relation, const HeldReason &reason);
-/// Keys that have arrived. What depends on them is due at once.
-void release_held(Session *session, const int64 *ids, int count);
-/// Those that could not be removed before.
-void release_arrived(Session *session);
 /// A table some of whose inserts and updates were not recorded: it is to be shipped again.
 void mark_dirty(Oid relation, const char *reason);
 /// Keys that wait for the peer; skipped ones do not.

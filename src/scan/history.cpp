@@ -11,6 +11,7 @@
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
 #include "pg/shared_state.hpp"
+#include "scan/arrived.hpp"
 #include "scan/copies.hpp"
 #include "scan/rotation.hpp"
 
@@ -261,6 +262,7 @@ void rewind_to(const char *peer, const HistoryEntry &entry) {
   for (int i = 0; i < again.copied_count; i++)
     file_copy(peer, again.copied[i].relation, again.copied[i].has_pin ? &again.copied[i].pin : nullptr);
   lower_pins(peer, entry.position);
+  hold_again(peer, entry.number);
   insert_history(peer, 'a', entry.number, entry.id, entry.position, LeftOut{}, 0, false);
 }
 

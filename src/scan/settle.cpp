@@ -3,6 +3,7 @@
 #include "core/change_log_codec.hpp"
 #include "pg/boundary.hpp"
 #include "pg/shared_state.hpp"
+#include "scan/arrived.hpp"
 #include "scan/batch_state.hpp"
 #include "scan/held.hpp"
 #include "scan/keys.hpp"
@@ -46,7 +47,8 @@ void release_all(Batch *batch) {
     batch->released[left++] = id;
   }
   batch->released_count = left;
-  release_held(batch->session, batch->released, left);
+  hold_after_all(batch->session, batch->kept, batch->kept_count);
+  release_held(batch->session, batch->released, left, batch->number);
 }
 
 /// Keeps every key of a sorter in seal_sync.held.

@@ -237,6 +237,8 @@ SEAL_SYNC_FUNCTION(seal_sync_cluster_drop) {
                       "SELECT seal_sync.sequence_remove(" + literal(sql_name(sequences.oid(0, 0))) + ") takes it out.");
   query("DELETE FROM seal_sync.held h USING seal_sync.cluster c WHERE c.cluster = $1 AND h.cluster_id = c.cluster_id",
         {arg(cluster)});
+  query("DELETE FROM seal_sync.held_arrived h USING seal_sync.cluster c WHERE c.cluster = $1 AND h.cluster_id = c.cluster_id",
+        {arg(cluster)});
   query("DELETE FROM seal_sync.cluster WHERE cluster = $1", {arg(cluster)});
   rules_changed();
   record_event("cluster_drop", "cluster " + cluster);

@@ -94,6 +94,7 @@ void forget_identity() {
   query("DELETE FROM seal_sync.table_state");
   query("DELETE FROM seal_sync.held");
   query("DELETE FROM seal_sync.copy"); // their pins are of a log that goes, their stages of a name that goes
+  query("DELETE FROM seal_sync.held_arrived");
   query("DELETE FROM seal_sync.peer_state");
   query("DELETE FROM seal_sync.origin");
   query("DELETE FROM seal_sync.sequence_peer"); // what peers have said to the one before

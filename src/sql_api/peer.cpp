@@ -91,7 +91,7 @@ SEAL_SYNC_FUNCTION(seal_sync_peer_drop) {
   pg::call([name] { apply::lock_peer(name); }); // a message of it under way would leave something behind
   require_peer(peer);
   query("DELETE FROM seal_sync.peer WHERE peer = $1", {arg(peer)}); // takes peer_state and held along
-  for (const char *table : {"route_history_0", "route_history_1"})
+  for (const char *table : {"route_history_0", "route_history_1", "held_arrived"})
     query(std::string("DELETE FROM seal_sync.") + table + " WHERE peer = $1", {arg(peer)});
   // Nor is anything remembered of what it sent: as a peer it would start anew.
   for (const char *table : {"applied_0", "applied_1"})

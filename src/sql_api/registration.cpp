@@ -182,6 +182,7 @@ void copy_existing_rows(Oid relation) {
 bool forget_tables(const std::vector<Oid> &relations) {
   // A dropped leaf takes the keys kept for it along; its root stays registered.
   query("DELETE FROM seal_sync.held WHERE relation = ANY ($1) OR leaf = ANY ($1)", {arg(relations)});
+  query("DELETE FROM seal_sync.held_arrived WHERE relation = ANY ($1) OR leaf = ANY ($1)", {arg(relations)});
   query("DELETE FROM seal_sync.copy WHERE relation = ANY ($1)", {arg(relations)});
   query("DELETE FROM seal_sync.table_state WHERE relation = ANY ($1)", {arg(relations)});
   query("DELETE FROM seal_sync.agreement WHERE relation = ANY ($1)", {arg(relations)}); // by its row above workers see that it is taken

@@ -11,6 +11,7 @@
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
 #include "scan/agreement.hpp"
+#include "scan/arrived.hpp"
 #include "scan/rotation.hpp"
 #include "worker/child.hpp"
 #include "worker/event_upkeep.hpp"
@@ -210,6 +211,7 @@ private:
     const TimestampTz keep_since = GetCurrentTimestamp() - static_cast<int64>(guc::resend_window) * USECS_PER_SEC;
     in_transaction([&] { (void)scan::rotate_log(keep_since); });
     in_transaction([&] { scan::rotate_history(keep_since); });
+    in_transaction([&] { scan::forget_arrived(keep_since); });
     in_transaction([] { apply::rotate_progress(); });
     bool more = true;
     for (int part = 0; more && part < kStageParts; ++part) // the rest next time: the routes need looking after

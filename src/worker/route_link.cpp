@@ -5,6 +5,7 @@
 #include "config/config.hpp"
 #include "pg/guc.hpp"
 #include "pg/scopes.hpp"
+#include "scan/arrived.hpp"
 #include "scan/troubles.hpp"
 #include "worker/bytes.hpp"
 #include "worker/own_tables.hpp"
@@ -298,6 +299,7 @@ void RouteLink::make_session(const Told &told) {
     config::refresh();
     scan::Session *session = scan::open_session(peer_.c_str(), TopMemoryContext);
     scan::load_troubles(session);
+    scan::load_arrived(session);
     // What was declared while the peer answered has not been claimed: claims_changed() is to see it.
     session->config_version = claims_version_;
     session->peer_encoding = pg_char_to_encoding(told.encoding.c_str());
@@ -418,8 +420,10 @@ void RouteLink::find_position(const Told &told) {
     const scan::HistoryEntry entry = scan::find_in_history(peer, told.batch, told.batch_id);
     if (ahead)
       scan::recover(session_, entry, &reader, reply.refusals);
-    else
+    else {
       scan::rewind_to(peer, entry);
+      scan::load_arrived(session_);
+    }
     theirs = entry;
   });
   keep_held(theirs);
