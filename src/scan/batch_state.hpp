@@ -118,8 +118,8 @@ template <typename T> void remember_once(T **list, int *count, T value) {
   (*list)[(*count)++] = value;
 }
 
-/// Whether the key was held, and not skipped, when the batch was taken. collect.cpp.
-bool held_unskipped(Batch *batch, Oid relation, core::ByteSpan key);
+/// How the key was held when the batch was taken. collect.cpp.
+HeldState held_as(const Batch *batch, Oid relation, core::ByteSpan key);
 
 /// Gives held keys the reason that the peer has named last, for each table that it does not take. To be
 /// called where the transaction is about to commit.

@@ -138,9 +138,29 @@ bool owed(const Batch *batch, const TableWork *work, const core::ChangeRun &run,
   return !met_before(batch->backlog, work->root) || standing.base == nullptr || !sees(*standing.base, xid);
 }
 
+/// A change that is staged arrives with the batch that its stage belongs to: if the key was held, it is held no more then, not even
+/// when it has been skipped. A batch that begins in the middle of a pass does not end with its stage being applied.
+void note_staged(Batch *batch, TableWork *work, const SortedKeys *into, core::ByteSpan key) {
+  HeldState held{};
+  if (into == work->waiting || mid_pass(batch) || !find_held(batch, work, key, &held))
+    return;
+  append_id(&batch->released, &batch->released_count, &batch->released_capacity, held.id);
+}
+
 int compare_ids(const void *a, const void *b) {
   const int64 left = *static_cast<const int64 *>(a), right = *static_cast<const int64 *>(b);
   return left < right ? -1 : left > right ? 1 : 0;
+}
+
+/// Tables all of whose rows come with this batch.
+int copied_tables(const Batch *batch, const Oid **roots) {
+  auto *copied = static_cast<Oid *>(palloc(sizeof(Oid) * static_cast<size_t>(batch->table_count + 1)));
+  int count = 0;
+  for (int i = 0; i < batch->table_count; i++)
+    if (batch->order[i]->copy != nullptr || batch->order[i]->activates != nullptr)
+      copied[count++] = batch->order[i]->root;
+  *roots = copied;
+  return count;
 }
 
 /// Keys whose time has come, and those that depend on them or on what has changed again in this window.
@@ -162,12 +182,15 @@ void collect_held(Batch *batch) {
   batch->found_count = distinct;
   which.found = batch->found;
   which.found_count = batch->found_count;
+  which.copied_count = copied_tables(batch, &which.copied);
   HeldKey *held;
   const int count = load_held(batch->held_index, which, &held);
   const MemoryContext scratch =
       AllocSetContextCreate(batch->context, "seal_sync held key", ALLOCSET_DEFAULT_SIZES);
   for (int i = 0; i < count && !batch->stale; i++) {
     TableWork *work = work_for(batch, held[i].relation);
+    if (work->unregistered && !batch->stale) // somebody took it out while the answer was on its way
+      drop_held(batch->session, held[i].id);
     if (work->unregistered || work->sent->fit == TableFit::kParked ||
         work->sent->fit == TableFit::kWaitingPeer)
       continue;
@@ -189,8 +212,6 @@ void collect_held(Batch *batch) {
 void collect_run(Batch *batch, const core::ChangeRun &run, uint64 xid, const Position &previous, MemoryContext scratch) {
   const config::Cluster *cluster = config::find_cluster(static_cast<int32>(run.cluster));
   if (cluster == nullptr || !config::routed_to(cluster, NameStr(batch->session->peer)))
-    if (work->unregistered && !batch->stale) // somebody took it out while the answer was on its way
-      drop_held(batch->session, held[i].id);
     return;
   TableWork *work = work_for(batch, run.root);
   if (work->unregistered)
@@ -241,9 +262,11 @@ void collect_run(Batch *batch, const core::ChangeRun &run, uint64 xid, const Pos
     Datum values[INDEX_MAX_KEYS];
     read_key(&reader, work->table, values);
     MemoryContextSwitchTo(old);
-    if (!owed(batch, work, run, xid, values))
-      continue;
     const core::ByteSpan key(start, static_cast<size_t>(reader.position() - start));
+    if (!owed(batch, work, run, xid, values)) {
+      note_staged(batch, work, into, key);
+      continue;
+    }
     HeldState held{};
     if (into != work->waiting && find_held(batch, work, key, &held))
       append_id(&batch->found, &batch->found_count, &batch->found_capacity, held.id);
@@ -483,9 +506,11 @@ void collect_window(Batch *batch, const Position &previous) {
 
 } // namespace
 
-bool held_unskipped(Batch *batch, Oid relation, core::ByteSpan key) {
+HeldState held_as(const Batch *batch, Oid relation, core::ByteSpan key) {
   HeldState held{};
-  return batch->held_index != nullptr && look_up_held(batch->held_index, relation, key, &held) && !held.skipped;
+  if (batch->held_index != nullptr)
+    (void)look_up_held(batch->held_index, relation, key, &held);
+  return held;
 }
 
 namespace {

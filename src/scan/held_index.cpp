@@ -140,6 +140,15 @@ void select_found(Selected *selected) {
   index_close(index, NoLock);
 }
 
+void select_copied(Selected *selected) {
+  for (int i = 0; i < selected->which->copied_count; i++) {
+    ScanKeyData keys[2];
+    set_peer(selected->held, &keys[0]);
+    set_relation(selected->which->copied[i], &keys[1]);
+    select_range(selected, selected->held->by_key, keys, 2);
+  }
+}
+
 /// Whatever depends on those that are there already, and on these.
 void select_dependants(Selected *selected) {
   const Relation index = open_index("held_other");
@@ -259,7 +268,9 @@ int load_held(HeldIndex *held, const HeldSelection &which, HeldKey **keys) {
   ctl.keysize = ctl.entrysize = sizeof(int64);
   ctl.hcxt = CurrentMemoryContext;
   selected.ids = hash_create("seal_sync held ids", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-  selected.limit = which.refused;
+  selected.limit = which.left_out;
+  select_copied(&selected);
+  selected.limit = selected.count + which.refused;
   select_found(&selected);
   select_due(&selected);
   select_dependants(&selected);

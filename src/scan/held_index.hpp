@@ -28,8 +28,8 @@ struct HeldKey {
   core::ByteSpan key;
 };
 
-/// Refused keys that are due, the longest due first, and what depends on them or on the keys `found`; and keys that were
-/// left out and can go now. Not: tables that are known not to fit, clusters that are not accepted, rows that
+/// Refused keys that are due, the longest due first, and what depends on them or on the keys `found`; keys of tables that are
+/// `copied` as a whole, skipped ones too, as their rows arrive with that; and keys that were left out and can go now. Not: tables that are known not to fit, clusters that are not accepted, rows that
 /// somebody else has locked. Array and bytes are palloc'd in the current context.
 struct HeldSelection {
   int refused, left_out; // how many at most
@@ -39,6 +39,8 @@ struct HeldSelection {
   int accepted_count;
   const int64 *found;
   int found_count;
+  const Oid *copied;
+  int copied_count;
 };
 int load_held(HeldIndex *index, const HeldSelection &which, HeldKey **keys);
 

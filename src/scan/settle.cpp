@@ -64,7 +64,7 @@ void hold_all(Batch *batch, const TableWork *work, SortedKeys *keys, HeldReason 
     init_buffer(&key, scratch);
     write_key(&key, work->table, group.values);
     const Oid leaf = group.leaf_count == 1 && !group.any_leaf ? group.leaves[0] : InvalidOid;
-    reason.over_skip = !held_unskipped(batch, work->root, key.span());
+    reason.over_skip = held_as(batch, work->root, key.span()).skipped;
     keep_held(batch, hold_key(NameStr(batch->session->peer), work->root, leaf, group.cluster, key.span(), reason));
     MemoryContextSwitchTo(old);
   }
@@ -103,15 +103,17 @@ core::wire::Refusal next_refusal(core::Reader *in) {
 
 /// A refused key of this batch.
 struct Refused {
-  const TableWork *work;
+  TableWork *work;
   core::ByteSpan key; // as in the change log
   int32 cluster;      // 0: not known yet
   HeldReason reason;
+  bool skipped; // when the batch was taken
+  bool logged;  // it has changed since the last batch
 };
 
 Refused refused_key(const Batch *batch, const core::wire::Refusal &refusal) {
   // By the name the peer was told: the table may have been renamed since.
-  const TableWork *work = nullptr;
+  TableWork *work = nullptr;
   const char *schema = peer_text(batch->session, refusal.schema);
   const char *table = peer_text(batch->session, refusal.table);
   for (int t = 0; t < batch->table_count; t++) {
@@ -129,7 +131,7 @@ Refused refused_key(const Batch *batch, const core::wire::Refusal &refusal) {
   init_buffer(&key, CurrentMemoryContext);
   write_key(&key, work->table, values);
   const config::Cluster *constant = work->table->constant_cluster;
-  return {work, key.span(), constant != nullptr ? constant->id : 0, reason_of(batch, refusal)};
+  return {work, key.span(), constant != nullptr ? constant->id : 0, reason_of(batch, refusal), held_as(batch, work->root, key.span()).skipped, false};
 }
 
 struct RefusedEntry {
@@ -138,7 +140,8 @@ struct RefusedEntry {
 };
 
 /// The rows are not at hand any more, and of a deleted one there is none: the log tells under which
-/// cluster a key was entered. What it does not tell was held before, with its cluster.
+/// cluster a key was entered. What it does not tell was held before, with its cluster, or came with a copy. Of skipped keys it
+/// tells whether they have changed.
 void find_clusters(const Batch *batch, Refused *refused, uint64 count) {
   HASHCTL ctl{};
   ctl.keysize = sizeof(KeyHash);
@@ -146,7 +149,7 @@ void find_clusters(const Batch *batch, Refused *refused, uint64 count) {
   ctl.hcxt = CurrentMemoryContext;
   HTAB *wanted = hash_create("seal_sync refused keys", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
   for (uint64 i = 0; i < count; i++)
-    if (refused[i].cluster == 0) {
+    if (refused[i].cluster == 0 || refused[i].skipped) {
       const KeyHash hash = hash_of(refused[i].work->root, refused[i].key);
       static_cast<RefusedEntry *>(hash_search(wanted, &hash, HASH_ENTER, nullptr))->refused = &refused[i];
     }
@@ -174,13 +177,40 @@ void find_clusters(const Batch *batch, Refused *refused, uint64 count) {
       const KeyHash hash = hash_of(table->root, key);
       const auto *entry = static_cast<RefusedEntry *>(hash_search(wanted, &hash, HASH_FIND, nullptr));
       // Where a row moved between clusters the insert tells, as in a sorted group.
-      if (entry != nullptr && entry->refused->key.size() == key.size() &&
-          memcmp(entry->refused->key.data(), key.data(), key.size()) == 0 &&
-          (entry->refused->cluster == 0 || run.kind != core::ChangeKind::kDelete))
+      if (entry == nullptr || entry->refused->key.size() != key.size() ||
+          memcmp(entry->refused->key.data(), key.data(), key.size()) != 0)
+        continue;
+      entry->refused->logged = true;
+      if (entry->refused->cluster == 0 || run.kind != core::ChangeKind::kDelete)
         entry->refused->cluster = cluster->id;
     }
   }
   close_log(log);
+}
+
+/// Rows of a copy are in no log: under which cluster the row goes that stands here under X_n; 0: there is none, or DDL has the table.
+int32 cluster_now(const Batch *batch, TableWork *work, core::ByteSpan key) {
+  if (batch->rules_version != config::version())
+    return 0;
+  KeyGroup group{};
+  group.any_leaf = true;
+  core::Reader reader(key);
+  read_key(&reader, work->table, group.values);
+  const MemoryContext old = MemoryContextSwitchTo(batch->context); // the source outlives the refusals at hand
+  if (work->source == nullptr)
+    work->source = make_source(work->table, batch->snapshot);
+  if (!open_source(work->source)) {
+    MemoryContextSwitchTo(old);
+    return 0;
+  }
+  config::Table *leaf = nullptr;
+  bool stale = false, gone = false;
+  TupleTableSlot *row = find_row(work->source, &group, &leaf, &stale, &gone);
+  const config::Cluster *cluster = row != nullptr && !stale ? config::cluster_of(leaf, row) : nullptr;
+  const int32 id = cluster != nullptr ? cluster->id : 0;
+  close_source(work->source);
+  MemoryContextSwitchTo(old);
+  return id;
 }
 
 /// Where the peer says what stands behind its refusals; at the end: it does not.
@@ -200,8 +230,11 @@ void quarantine_some(Batch *batch, core::Reader *refusals, core::Reader *standin
   }
   find_clusters(batch, refused, count);
   for (uint64 i = 0; i < count; i++) {
+    if (refused[i].cluster == 0 && refused[i].work->table->constant_cluster == nullptr)
+      refused[i].cluster = cluster_now(batch, refused[i].work, refused[i].key);
     note_trouble(batch->session, refused[i].work->root, refused[i].reason);
-    refused[i].reason.over_skip = !held_unskipped(batch, refused[i].work->root, refused[i].key);
+    // Through a stage or a copy a key may have been sent before it was skipped, and again unasked.
+    refused[i].reason.over_skip = refused[i].skipped && refused[i].logged;
     keep_held(batch, hold_key(NameStr(batch->session->peer), refused[i].work->root, InvalidOid, refused[i].cluster,
                               refused[i].key, refused[i].reason));
   }
