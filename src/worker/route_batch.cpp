@@ -113,7 +113,7 @@ private:
     times_.scan = ms_since(started_us_);
     if (stale())
       return {ScanOutcome::kStale};
-    if (result.collected == 0) {
+    if (result.collected == 0 && stages_.backlog() == nullptr) { // all may be staged, and nothing have changed since
       describe_tables(link_, batch_, status_, told_, deadline()); // those that DDL may have changed
       waits_.remember(batch_); // a copy is not asked about again between its parts when its table does not fit
       return result;
