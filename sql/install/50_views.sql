@@ -39,7 +39,9 @@ WHERE (w.what = 'capture' OR c.relkind = 'r') AND g.tgenabled IS DISTINCT FROM '
   AND EXISTS (SELECT FROM seal_sync.local_node);
 
 CREATE VIEW seal_sync.status AS
-WITH counts AS MATERIALIZED (
+WITH marked AS MATERIALIZED (
+    SELECT pg_catalog.count(*) AS tables FROM seal_sync.table_state s WHERE s.dirty_since IS NOT NULL
+), counts AS MATERIALIZED (
     SELECT c.peer, pg_catalog.sum(c.keys)::bigint AS keys, pg_catalog.min(c.oldest_at) AS oldest_at
     FROM seal_sync.pending_counts() c GROUP BY c.peer
 ), held AS MATERIALIZED (
@@ -57,7 +59,15 @@ WITH counts AS MATERIALIZED (
         coalesce(c.keys, 0) + coalesce(h.keys, 0) AS pending_keys,
         least(c.oldest_at, r.oldest_pending_at) AS oldest_at,
         coalesce(h.parked, 0) AS parked, coalesce(h.quarantined, 0) AS quarantined,
-        v.preloaded, v.enabled, v.log_bytes, v.log_limit_bytes, g.batch_acknowledged, g.acknowledged_at
+        v.preloaded, v.enabled, v.log_bytes, v.log_limit_bytes, g.batch_acknowledged, g.acknowledged_at,
+        m.tables AS marked_tables, x.batch_keys,
+        greatest(coalesce(c.keys, 0) - coalesce(x.batch_keys, 0), 0) AS other_keys, -- came later, or no batch is under way
+        CASE WHEN x.batch_keys IS NULL THEN 0
+             WHEN x.remaining_seconds IS NOT NULL -- greatest() would make 0 of what is unknown
+             THEN greatest(x.remaining_seconds - extract(epoch FROM pg_catalog.clock_timestamp() - x.measured_at), 0) END AS batch_seconds,
+        extract(epoch FROM pg_catalog.clock_timestamp() - x.batch_since)::float8 AS batch_age,
+        -- small batches say little of how long a large one takes
+        coalesce(c.keys, 0) <= greatest(x.typical_batch * 20, 1000) AS usual
     FROM seal_sync.peer p
     CROSS JOIN seal_sync.get_server() v
     LEFT JOIN seal_sync.peer_state s ON s.peer = p.peer
@@ -71,6 +81,8 @@ WITH counts AS MATERIALIZED (
     LEFT JOIN counts c ON c.peer = p.peer
     LEFT JOIN held h ON h.peer = p.peer
     LEFT JOIN seal_sync.sent_progress g ON g.peer = p.peer
+    LEFT JOIN seal_sync.get_progress() x ON x.peer = p.peer
+    CROSS JOIN marked m
 )
 SELECT o.peer, 'out' AS direction,
     CASE WHEN o.halted_since IS NOT NULL THEN 'halted' WHEN o.paused THEN 'paused' ELSE coalesce(o.state, 'stopped') END AS state,
@@ -85,8 +97,13 @@ SELECT o.peer, 'out' AS direction,
     CASE WHEN o.log_keys > 0 THEN o.oldest_at END AS oldest_pending_at,
     CASE WHEN o.log_keys = 0 THEN interval '0' ELSE pg_catalog.clock_timestamp() - o.oldest_at END AS lag,
     o.keys_per_second, -- pending keys worked off while busy; large and recent batches count most
-    CASE WHEN o.log_keys = 0 THEN interval '0'
-         WHEN o.state IN ('streaming', 'catchup') THEN o.log_keys / o.keys_per_second * interval '1 s' END AS eta,
+    CASE WHEN o.log_keys = 0 THEN CASE WHEN o.marked_tables = 0 THEN interval '0' END -- else their rows will be pending, nobody knows when
+         WHEN o.state IN ('streaming', 'catchup') AND o.usual OR o.batch_keys IS NOT NULL
+         -- the batch under way, what has come since, and what will come until that is done
+         THEN CASE WHEN o.batch_keys IS NULL THEN o.other_keys / o.keys_per_second
+                   ELSE (coalesce(o.batch_seconds, CASE WHEN o.usual THEN o.batch_keys / o.keys_per_second END) + o.other_keys / o.keys_per_second)
+                      / (1 - least(0.9, o.other_keys / greatest(o.batch_age, 1) / o.keys_per_second)) END
+            * interval '1 s' END AS eta,
     o.log_bytes, o.log_limit_bytes, coalesce(nullif(o.last_batch, 0), nullif(o.batch_acknowledged, 0)) AS last_batch,
     CASE WHEN o.last_batch > 0 THEN o.last_batch_keys END AS last_batch_keys, coalesce(o.last_batch_at, o.acknowledged_at) AS last_batch_at,
     o.parked AS parked_tables, o.quarantined AS quarantined_keys, o.retries, o.next_retry_at,

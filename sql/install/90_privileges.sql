@@ -70,7 +70,8 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.get_server(),
     seal_sync.is_copy(),
     seal_sync.pending_counts(),
-    seal_sync.sequence_states()
+    seal_sync.sequence_states(),
+    seal_sync.get_progress()
     TO seal_sync_monitor;
 GRANT SELECT ON seal_sync.status, seal_sync.clusters, seal_sync.stat_table, seal_sync.stat_route, seal_sync.health,
     seal_sync.events, seal_sync.metrics, seal_sync.copy_progress, seal_sync.stages

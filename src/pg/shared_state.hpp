@@ -41,6 +41,13 @@ struct RouteSlot {
   int64 last_batch;
   int64 last_batch_keys;
   double keys_per_second; // pending keys worked off while busy, see core/rate.hpp; 0: unknown
+  double typical_batch;   // keys of a batch that this figure stands for
+  // The batch under way, see core/rate.hpp
+  int64 batch_keys; // 0: none
+  int64 batch_done; // of these
+  TimestampTz batch_since; // its snapshot
+  double batch_left_us;    // as of batch_left_at; negative: unknown
+  TimestampTz batch_left_at;
   TimestampTz last_batch_at;
   TimestampTz complete_until; // everything committed here before is on the peer
   int32 retries;

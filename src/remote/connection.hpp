@@ -42,6 +42,8 @@ public:
 
   /// Bytes of messages sent so far, as libpq got them: statements and arguments, before TLS.
   [[nodiscard]] std::uint64_t bytes_sent() const noexcept { return bytes_sent_; }
+  /// Of these, in puts that the peer has not answered yet.
+  [[nodiscard]] std::size_t bytes_out() const noexcept { return out_bytes_; }
 
   /// SELECT seal_sync.<function>(argument), bytea to bytea.
   Bytes call(const char *function, core::ByteSpan argument, const pg::Deadline &deadline);

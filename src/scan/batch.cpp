@@ -35,6 +35,17 @@ void close(Batch *batch) {
 int64 collected(const Batch *batch) {
   return batch->log_keys + batch->held_keys + batch->marks + batch->copies + (batch->left_keys > kManyLeftKeys ? 1 : 0);
 }
+int64 staged(const Batch *batch) { return batch->staged_keys; }
+int64 left_to_copies(const Batch *batch) { return batch->left_keys; }
+int64 taken(const Batch *batch) {
+  int64 keys = 0;
+  for (int i = 0; i < batch->table_count; i++) {
+    const TableWork *work = batch->order[i];
+    if (work->keys != nullptr)
+      keys += i < batch->current ? keys_added(work->keys) : i == batch->current ? keys_read(work->keys) : 0;
+  }
+  return keys;
+}
 int64 shipped_rows(const Batch *batch) { return batch->rows; }
 int64 shipped_deletes(const Batch *batch) { return batch->delete_rows; }
 const Position &position(const Batch *batch) { return batch->position; }

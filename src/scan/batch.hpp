@@ -91,6 +91,9 @@ void close(Batch *batch);
 /// The window is empty. Tables are in the batch nevertheless, when they have to be described anew: describe them, and close
 /// the batch as any other.
 int64 collected(const Batch *batch);  // log entries in the window plus held keys, before distinct
+int64 staged(const Batch *batch);     // more log entries of the window: earlier passes have staged them
+int64 left_to_copies(const Batch *batch); // and those of tables that wait for their copy
+int64 taken(const Batch *batch);      // of these, how many are done with: put into chunks, or not to be shipped
 int64 shipped_rows(const Batch *batch); // rows put into chunks so far
 int64 shipped_deletes(const Batch *batch); // of these
 int left_out_tables(const Batch *batch);   // tables of this batch that do not fit the peer

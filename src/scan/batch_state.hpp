@@ -74,6 +74,7 @@ struct Batch {
   core::Buffer reached_key;
   int64 log_keys;
   int64 left_keys; // of tables that wait for their copy
+  int64 staged_keys; // that earlier passes of this batch have staged
   int64 held_keys;
   int64 marks;
   int64 rows;

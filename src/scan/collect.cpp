@@ -264,6 +264,7 @@ void collect_run(Batch *batch, const core::ChangeRun &run, uint64 xid, const Pos
     MemoryContextSwitchTo(old);
     const core::ByteSpan key(start, static_cast<size_t>(reader.position() - start));
     if (!owed(batch, work, run, xid, values)) {
+      batch->staged_keys += batch->backlog != nullptr ? 1 : 0;
       note_staged(batch, work, into, key);
       continue;
     }

@@ -17,6 +17,7 @@ struct SortedKeys {
   FmgrInfo equal[INDEX_MAX_KEYS];
   Oid collations[INDEX_MAX_KEYS];
   int64 added;
+  int64 read;
 };
 
 SortedKeys *begin_keys(const config::Table *root, int memory_kb) {
@@ -153,6 +154,7 @@ bool next_group(SortedKeys *keys, KeyGroup *group) {
   group->cluster = 0;
   memcpy(group->values, keys->current->tts_values, sizeof(Datum) * static_cast<size_t>(keys->key_count));
   merge(keys, keys->current, group);
+  keys->read++;
   for (;;) {
     CHECK_FOR_INTERRUPTS();
     keys->have_lookahead = tuplesort_gettupleslot(keys->sort, true, true, keys->lookahead, nullptr);
@@ -162,6 +164,7 @@ bool next_group(SortedKeys *keys, KeyGroup *group) {
     if (!same_key(keys, keys->current, keys->lookahead))
       return true;
     merge(keys, keys->lookahead, group);
+    keys->read++;
   }
 }
 
@@ -174,5 +177,6 @@ void end_keys(SortedKeys *keys) {
 }
 
 int64 keys_added(const SortedKeys *keys) { return keys->added; }
+int64 keys_read(const SortedKeys *keys) { return keys->read; }
 
 } // namespace seal_sync::scan

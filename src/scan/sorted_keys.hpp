@@ -36,5 +36,6 @@ void sort_keys(SortedKeys *keys);
 bool next_group(SortedKeys *keys, KeyGroup *group);
 void end_keys(SortedKeys *keys);
 int64 keys_added(const SortedKeys *keys);
+int64 keys_read(const SortedKeys *keys); // of these, how many stand in the groups read so far
 
 } // namespace seal_sync::scan

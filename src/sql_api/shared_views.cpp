@@ -130,6 +130,26 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_get_routes) {
   PG_RETURN_VOID();
 }
 
+/// How far each route's batch under way is; for eta.
+SEAL_SYNC_PG_FUNCTION(seal_sync_get_progress) {
+  RowWriter row(fcinfo);
+  if (!pg::have_shared_state())
+    PG_RETURN_VOID();
+  int count;
+  const pg::RouteSlot *slots = copy_slots(pg::route_slots(), &count);
+  for (const pg::RouteSlot *slot = slots; slot < slots + count; slot++) {
+    row.name(slot->peer);
+    row.add(Int64GetDatum(slot->batch_keys), slot->batch_keys == 0);
+    row.bigint(slot->batch_done);
+    row.time(slot->batch_since);
+    row.add(Float8GetDatum(slot->batch_left_us / 1e6), slot->batch_keys == 0 || slot->batch_left_us < 0);
+    row.time(slot->batch_left_at);
+    row.add(Float8GetDatum(slot->typical_batch));
+    row.done();
+  }
+  PG_RETURN_VOID();
+}
+
 SEAL_SYNC_PG_FUNCTION(seal_sync_get_origins) {
   RowWriter row(fcinfo);
   if (!pg::have_shared_state())

@@ -70,6 +70,13 @@ public:
       : link_(link), stages_(stages), status_(status), sequences_(sequences), told_(told), rules_(rules), age_(pg::Deadline::in_ms(guc::max_snapshot_age)),
         started_us_(pg::monotonic_us()), sent_before_(link.connection().bytes_sent()) {}
 
+  ~Shipment() {
+    if (!goes_on_)
+      status_.batch_over();
+  }
+  Shipment(const Shipment &) = delete;
+  Shipment &operator=(const Shipment &) = delete;
+
   ScanResult run() {
     stages_.check();
     const ScanResult result = in_transaction();
@@ -122,6 +129,9 @@ private:
       if (slot.oldest_pending_at == 0)
         slot.oldest_pending_at = result.taken_at;
     });
+    status_.batch_collected(started_us_, result.taken_at, result.collected, pg::call([this] { return scan::staged(batch_); }),
+                            pg::call([this] { return scan::left_to_copies(batch_); }));
+    status_.batch_applies_afterwards(true);
     describe_tables(link_, batch_, status_, told_, deadline());
     waits_.remember(batch_);
     if (Stage *backlog = stages_.backlog(); backlog != nullptr && !pg::call([this] { return scan::stage_fits(batch_); })) {
@@ -151,7 +161,8 @@ private:
       instead = after_stream(error);
     }
     if (!answer) {
-      if (instead != ScanOutcome::kStaged)
+      goes_on_ = instead == ScanOutcome::kStaged;
+      if (!goes_on_)
         drop_chunks();
       result.outcome = instead;
       return result;
@@ -193,6 +204,7 @@ private:
     if (stale())
       return;
     streaming_ = true;
+    status_.batch_applies_afterwards(false);
     link_.connection().begin(request->span(), deadline());
   }
 
@@ -301,6 +313,7 @@ private:
       times_.read += ms_since(reading);
       if (stale())
         return false;
+      show_progress();
       if (more || last_.size > kInlineBytes)
         put(last_);
       if (more && chunks_ == kChunksFirst && staged_rows_ == 0 && link_.facts().streams)
@@ -323,6 +336,15 @@ private:
     link_.connection().finish_puts(deadline(streaming_ ? rows() : 0));
     times_.send += ms_since(sending);
     return true;
+  }
+
+  /// What the peer has not answered yet is not done: it may be most of a batch, and the peer slow.
+  void show_progress() {
+    const auto sent = static_cast<double>(link_.connection().bytes_sent() - sent_before_);
+    const auto out = static_cast<double>(link_.connection().bytes_out());
+    const auto keys = static_cast<double>(pg::call([this] { return scan::taken(batch_); }));
+    const double answered = sent > 0 ? 1 - std::min(1.0, out / sent) : 0;
+    status_.batch_sent(static_cast<int64>(keys * answered), static_cast<int64>(static_cast<double>(rows()) * answered));
   }
 
   void put(core::Buffer &chunk) {
@@ -352,6 +374,7 @@ private:
       write_request(request, careful);
       if (stale())
         return std::nullopt;
+      status_.batch_applying();
       std::optional<core::Error> problem;
       const int64 began = pg::monotonic_us();
       try {
@@ -524,12 +547,24 @@ private:
     times_.encode = std::min(times_.read, pg::call([this] { return scan::encode_ms(batch_); }));
     times_.read -= times_.encode;
     times_.apply = static_cast<double>(reply_.apply_us) / 1000;
+    if (!streaming_) // while it streams, that is mostly waiting for us
+      status_.batch_applied(rows_applied(), static_cast<int64>(reply_.apply_us));
     // While it streams, sending waits for the peer to apply.
     const double travelling = std::max(0.0, times_.send + answered_ms_ - times_.apply);
     if (streaming_)
       times_.send = std::min(times_.send, travelling);
     times_.commit = (streaming_ ? travelling - times_.send : std::max(0.0, answered_ms_ - times_.apply)) +
                     ms_since(acknowledging);
+  }
+
+  /// Those of this pass, and all that earlier ones have staged.
+  int64 rows_applied() {
+    int64 count = rows_ - staged_rows_;
+    for (const wire::Id &id : named()) {
+      const Stage *stage = stages_.copy(id) != nullptr ? stages_.copy(id) : stages_.backlog();
+      count += static_cast<int64>(stage->rows);
+    }
+    return count;
   }
 
   void report(int64 collected) {
@@ -572,6 +607,7 @@ private:
   wire::Id id_;
   core::Buffer last_; // in the transaction's memory
   bool streaming_ = false;
+  bool goes_on_ = false; // the next pass has the rest of it
   int64 expected_ = 0;     // keys, repeated ones included
   int64 staged_us_ = 0;    // when something was staged last
   int64 staged_rows_ = 0;  // of this round

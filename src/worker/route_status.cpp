@@ -144,7 +144,59 @@ void RouteStatus::failed(const ErrorData *error) noexcept {
 
 void RouteStatus::worked_off(int64 keys, int64 busy_us) {
   rate_.add(keys, busy_us, pg::monotonic_us());
-  update([this](pg::RouteSlot &slot) { slot.keys_per_second = rate_.per_second(); });
+  update([this](pg::RouteSlot &slot) {
+    slot.keys_per_second = rate_.per_second();
+    slot.typical_batch = rate_.typical_batch();
+  });
+}
+
+void RouteStatus::batch_collected(int64 started_us, TimestampTz since, int64 keys, int64 staged, int64 left) {
+  batch_.begin(started_us, pg::monotonic_us(), keys, staged);
+  batch_staged_ = staged;
+  update([=](pg::RouteSlot &slot) {
+    slot.batch_keys = keys + staged + left;
+    slot.batch_done = staged;
+    slot.batch_since = since;
+    if (staged == 0) // else as the pass before has left it
+      slot.batch_left_us = -1;
+  });
+}
+
+void RouteStatus::batch_sent(int64 keys_done, int64 rows_done) {
+  batch_.advance(keys_done, pg::monotonic_us(), rows_done);
+  show_batch();
+}
+
+/// As long as earlier batches took; before the first one nothing is known of it.
+void RouteStatus::batch_applies_afterwards(bool yes) {
+  const double rate = apply_rate_.per_second();
+  batch_.apply_afterwards(yes && rate > 0 ? 1e6 / rate : 0);
+}
+
+void RouteStatus::batch_applying() {
+  batch_.applying(pg::monotonic_us());
+  show_batch();
+}
+
+void RouteStatus::batch_applied(int64 keys, int64 apply_us) { apply_rate_.add(keys, apply_us, pg::monotonic_us()); }
+
+void RouteStatus::batch_over() {
+  update([](pg::RouteSlot &slot) { slot.batch_keys = slot.batch_done = 0; });
+}
+
+void RouteStatus::show_batch() {
+  const std::optional<double> rate = batch_.per_second();
+  const std::optional<double> left = batch_.left_us(pg::monotonic_us());
+  update([&](pg::RouteSlot &slot) {
+    slot.batch_done = batch_staged_ + batch_.done();
+    slot.batch_left_us = left.value_or(-1);
+    slot.batch_left_at = GetCurrentTimestamp();
+    // As soon as it has shown more than the batches before it
+    if (rate && static_cast<double>(batch_.done()) >= slot.typical_batch) {
+      slot.keys_per_second = *rate;
+      slot.typical_batch = static_cast<double>(batch_.done());
+    }
+  });
 }
 
 void RouteStatus::recovered() {

@@ -27,6 +27,15 @@ public:
   void failed(const ErrorData *error) noexcept;
   /// That many pending keys were worked off in that time.
   void worked_off(int64 keys, int64 busy_us);
+
+  // The batch under way: how far it is, so that eta moves while it lasts.
+  /// staged: keys of the window that earlier passes have put into a stage; left: that go with copies of their tables.
+  void batch_collected(int64 started_us, TimestampTz since, int64 keys, int64 staged, int64 left);
+  void batch_sent(int64 keys_done, int64 rows_done);
+  void batch_applies_afterwards(bool yes); // what is sent is applied only when all of it is there
+  void batch_applying();            // all is sent
+  void batch_applied(int64 keys, int64 apply_us);
+  void batch_over();                // one way or the other
   /// The series of failures is over.
   void recovered();
 
@@ -47,7 +56,12 @@ private:
   pg::RouteSlot *slot_;
   pg::RouteState state_;
   std::string reason_;
+  void show_batch();
+
   core::Rate rate_;
+  core::Rate apply_rate_;
+  core::BatchProgress batch_;
+  int64 batch_staged_ = 0;
   std::vector<std::string> logged_; // SQLSTATEs of this series of failures
 };
 

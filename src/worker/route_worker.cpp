@@ -202,6 +202,7 @@ private:
 
   void disconnect() {
     stages_.forget();
+    status_.batch_over();
     link_.close();
     status_.update([](pg::RouteSlot &slot) { slot.connected_since = 0; });
   }
