@@ -115,12 +115,12 @@ TEST_CASE("messages survive the round trip") {
   standing.key = key;
   standing.cluster = "a";
   round_trip(standing);
-  StandingColumn column;
-  column.name = "图像";
-  round_trip(column);
-  column.state = StandingColumn::kCut;
-  column.text = "... (51200 bytes)";
-  round_trip(column);
+  StandingColumn standing_column;
+  standing_column.name = "图像";
+  round_trip(standing_column);
+  standing_column.state = StandingColumn::kCut;
+  standing_column.text = "... (51200 bytes)";
+  round_trip(standing_column);
 
   HeartbeatReply heartbeat;
   heartbeat.problem = {};
