@@ -37,7 +37,7 @@ subtest 'two nodes insert by default into one table' => sub {
 	$west->safe_psql($db, q(SELECT seal_sync.sequence_split('t_id_seq')));
 	insert($west, 't', 3);
 	is($west->safe_psql($db, q(SELECT string_agg(id::text, ' ' ORDER BY id) FROM t)), '2 10 18', 'west takes each eighth');
-	wait_until($west, q(SELECT state FROM seal_sync.sequences), 'waiting_peer', 'and sees that east has not split yet');
+	wait_until($west, q(SELECT state || ': ' || message FROM seal_sync.sequences), 'waiting_peer: sequence "public.t_id_seq" is not split on node "east"', 'and sees that east has not split yet');
 	like(sequences($west, 'hint'), qr/On node "east": SELECT seal_sync.sequence_split\('public.t_id_seq', slots => 8\)/, 'it says how');
 	$west->safe_psql($db, 'DELETE FROM t');
 	$east->safe_psql($db, q(SELECT seal_sync.sequence_split('t_id_seq')));
