@@ -12,7 +12,7 @@ use Test::More;
 use Time::HiRes qw(time usleep);
 
 my $size = $ENV{SEAL_LONG} ? 200_000 : 20_000;
-my ($east, $west) = two_nodes(tcp => 1, conf => "seal_sync.debug_stage_copies = on\nseal_sync.resend_window = 0\nseal_sync.debug_rotation_period = '50ms'");
+my ($east, $west) = two_nodes(tcp => 1, conf => "seal_sync.debug_stage_copies = on\nseal_sync.debug_part_size = 65536\nseal_sync.resend_window = 0\nseal_sync.debug_rotation_period = '50ms'");
 my $db = 'postgres';
 $_->safe_psql($db, <<'SQL') for $east, $west;
 CREATE TABLE seal (region text, id int, cluster_id text, v text, PRIMARY KEY (region, id));
@@ -37,7 +37,7 @@ subtest 'within one batch' => sub {
 	is($east->safe_psql($db, 'SELECT count(*) FROM seal_sync.copy_progress'), '0', 'nothing is left to do');
 };
 
-my $link = SealProxy->new(to => $west->port, rate => 600_000);
+my $link = SealProxy->new(to => $west->port, rate => 200_000);
 $east->safe_psql($db, sprintf q(ALTER SERVER west OPTIONS (SET port '%d')), $link->port);
 wait_for_state($east, 'west', 'streaming');
 
