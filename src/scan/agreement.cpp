@@ -5,19 +5,11 @@
 #include "config/event_log.hpp"
 #include "scan/descriptor.hpp"
 #include "scan/rotation.hpp"
+#include "scan/values.hpp"
 
 namespace seal_sync::scan {
 
 namespace {
-
-Datum name_datum(const char *text) { return DirectFunctionCall1(namein, CStringGetDatum(text)); }
-
-uint64 execute(const char *sql, int count, Oid *types, Datum *values, const char *nulls, int expected) {
-  const int rc = SPI_execute_with_args(sql, count, types, values, nulls, false, 0);
-  if (rc != expected)
-    elog(ERROR, "seal_sync: unexpected SPI result %d", rc);
-  return SPI_processed;
-}
 
 Datum int2_array(const int16 *values, int count) {
   auto *elements = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(count + 1)));

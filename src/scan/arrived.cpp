@@ -2,31 +2,17 @@
 #include "scan/arrived.hpp"
 
 #include "config/config.hpp"
+#include "scan/values.hpp"
 
 namespace seal_sync::scan {
 
 namespace {
-
-void execute(const char *sql, int count, Oid *types, Datum *values, int expected) {
-  const int rc = SPI_execute_with_args(sql, count, types, values, nullptr, false, 0);
-  if (rc != expected)
-    elog(ERROR, "seal_sync: unexpected SPI result %d", rc);
-}
-
-Datum name_datum(const char *text) { return DirectFunctionCall1(namein, CStringGetDatum(text)); }
 
 Datum id_array(const int64 *ids, int count) {
   auto *elements = static_cast<Datum *>(palloc_extended(sizeof(Datum) * static_cast<size_t>(count + 1), MCXT_ALLOC_HUGE));
   for (int i = 0; i < count; i++)
     elements[i] = Int64GetDatum(ids[i]);
   return PointerGetDatum(construct_array(elements, count, INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE));
-}
-
-bool is_empty(const char *table) {
-  const Relation rel = table_open(config::own_relation(table), AccessShareLock);
-  const bool empty = RelationGetNumberOfBlocks(rel) == 0;
-  table_close(rel, AccessShareLock);
-  return empty;
 }
 
 /// Session::arrived becomes what the last statement has returned.
@@ -51,11 +37,11 @@ void remove_free(Session *session, Datum ids, int count) {
   execute("WITH free AS (SELECT h.id FROM seal_sync.held h WHERE h.id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1)) "
           "FOR UPDATE SKIP LOCKED) "
           "DELETE FROM seal_sync.held h USING free f WHERE h.id OPERATOR(pg_catalog.=) f.id",
-          1, types, values, SPI_OK_DELETE);
+          1, types, values, nullptr, SPI_OK_DELETE);
   session->arrived_count = 0;
   if (SPI_processed == static_cast<uint64>(count))
     return;
-  execute("SELECT id FROM seal_sync.held WHERE id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1))", 1, types, values,
+  execute("SELECT id FROM seal_sync.held WHERE id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1))", 1, types, values, nullptr,
           SPI_OK_SELECT);
   read_arrived(session);
 }
@@ -78,13 +64,13 @@ void release_held(Session *session, const int64 *ids, int count, uint64 batch) {
       "WHERE d.state OPERATOR(pg_catalog.=) 'quarantined' AND d.next_retry_at OPERATOR(pg_catalog.>) $2 "
       "AND NOT d.id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1)) FOR NO KEY UPDATE OF d SKIP LOCKED) "
       "UPDATE seal_sync.held h SET next_retry_at = $2 FROM free f WHERE h.id OPERATOR(pg_catalog.=) f.id",
-      2, types, values, SPI_OK_UPDATE);
+      2, types, values, nullptr, SPI_OK_UPDATE);
   types[1] = INT8OID;
   values[1] = Int64GetDatum(static_cast<int64>(batch));
   execute("INSERT INTO seal_sync.held_arrived (id, peer, batch, relation, leaf, cluster_id, key) "
           "SELECT h.id, h.peer, $2, h.relation, h.leaf, h.cluster_id, h.key FROM seal_sync.held h "
           "WHERE h.id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1)) ON CONFLICT (id) DO NOTHING",
-          2, types, values, SPI_OK_INSERT);
+          2, types, values, nullptr, SPI_OK_INSERT);
   remove_free(session, values[0], count);
   SPI_finish();
 }
@@ -116,7 +102,7 @@ void hold_after_all(Session *session, const int64 *ids, int count) {
   SPI_connect();
   Oid types[1] = {INT8ARRAYOID};
   Datum values[1] = {id_array(ids, count)};
-  execute("DELETE FROM seal_sync.held_arrived WHERE id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1))", 1, types, values,
+  execute("DELETE FROM seal_sync.held_arrived WHERE id OPERATOR(pg_catalog.=) ANY (SELECT pg_catalog.unnest($1))", 1, types, values, nullptr,
           SPI_OK_DELETE);
   SPI_finish();
 }
@@ -134,7 +120,7 @@ void hold_again(const char *peer, uint64 batch) {
           "'the peer has fallen back to a state before this key had arrived', b.batch FROM back b "
           "WHERE EXISTS (SELECT FROM seal_sync.table_rule r WHERE r.relation OPERATOR(pg_catalog.=) b.relation) "
           "ON CONFLICT DO NOTHING",
-          2, types, values, SPI_OK_INSERT);
+          2, types, values, nullptr, SPI_OK_INSERT);
   SPI_finish();
 }
 
@@ -147,7 +133,7 @@ void load_arrived(Session *session) {
   Datum values[1] = {name_datum(NameStr(session->peer))};
   execute("SELECT h.id FROM seal_sync.held h WHERE h.peer OPERATOR(pg_catalog.=) $1 "
           "AND EXISTS (SELECT FROM seal_sync.held_arrived a WHERE a.id OPERATOR(pg_catalog.=) h.id)",
-          1, types, values, SPI_OK_SELECT);
+          1, types, values, nullptr, SPI_OK_SELECT);
   read_arrived(session);
   SPI_finish();
 }
@@ -164,7 +150,7 @@ void forget_arrived(TimestampTz keep_since) {
           "DELETE FROM seal_sync.held_arrived a WHERE NOT EXISTS (SELECT FROM seal_sync.held h WHERE h.id OPERATOR(pg_catalog.=) a.id) "
           "AND (a.batch OPERATOR(pg_catalog.<=) (SELECT o.batch FROM old o WHERE o.peer OPERATOR(pg_catalog.=) a.peer) "
           "OR NOT EXISTS (SELECT FROM seal_sync.peer p WHERE p.peer OPERATOR(pg_catalog.=) a.peer))",
-          1, types, values, SPI_OK_DELETE);
+          1, types, values, nullptr, SPI_OK_DELETE);
   SPI_finish();
 }
 

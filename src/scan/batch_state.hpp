@@ -92,6 +92,11 @@ struct Batch {
   uint64 number;
 };
 
+/// The batch's work on a registered table, begun when there is none yet. Where DDL has the table the batch is stale. collect.cpp.
+TableWork *work_for(Batch *batch, Oid root);
+/// What the batch does about each table that is to be copied. copy_plan.cpp.
+void plan_copies(Batch *batch, const Stages &stages);
+
 inline bool accepted(const Session *session, int32 cluster_id) {
   for (int i = 0; i < session->accepted_count; i++)
     if (session->accepted_clusters[i] == cluster_id)

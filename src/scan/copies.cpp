@@ -3,24 +3,16 @@
 
 #include "config/config.hpp"
 #include "scan/log_reader.hpp"
+#include "scan/values.hpp"
 
 namespace seal_sync::scan {
 
 namespace {
 
-Datum name_datum(const char *text) { return DirectFunctionCall1(namein, CStringGetDatum(text)); }
-
 Datum uuid_datum(const core::wire::Id &id) {
   auto *uuid = static_cast<pg_uuid_t *>(palloc(sizeof(pg_uuid_t)));
   memcpy(uuid->data, id.bytes, sizeof uuid->data);
   return UUIDPGetDatum(uuid);
-}
-
-bool nothing_to_copy() {
-  const Relation rel = table_open(config::own_relation("copy"), AccessShareLock);
-  const bool empty = RelationGetNumberOfBlocks(rel) == 0;
-  table_close(rel, AccessShareLock);
-  return empty;
 }
 
 /// Sets columns of a job; the values count from $2. False: there is none, or a transaction of somebody else has it (table_remove
@@ -88,7 +80,7 @@ int load_copies(const char *peer, CopyJob **jobs) {
   static uint64 none_under = 0;
   static NameData none_for = {};
   *jobs = nullptr;
-  if ((none_under == config::version() && namestrcmp(&none_for, peer) == 0) || nothing_to_copy())
+  if ((none_under == config::version() && namestrcmp(&none_for, peer) == 0) || is_empty("copy"))
     return 0;
   const int count = read_jobs(peer, GetActiveSnapshot(), jobs);
   if (count == 0 && MyBackendType == B_BG_WORKER) {

@@ -4,6 +4,7 @@
 #include "config/event_log.hpp"
 #include "pg/boundary.hpp"
 #include "scan/held_index.hpp"
+#include "scan/values.hpp"
 
 namespace seal_sync::scan {
 
@@ -27,14 +28,6 @@ void execute(Statement *statement, int count, Oid *types, Datum *values, const c
     elog(ERROR, "seal_sync: unexpected SPI result %d", rc);
 }
 
-void execute(const char *sql, int count, Oid *types, Datum *values, const char *nulls, int expected) {
-  const int rc = SPI_execute_with_args(sql, count, types, values, nulls, false, 0);
-  if (rc != expected)
-    elog(ERROR, "seal_sync: unexpected SPI result %d", rc);
-}
-
-Datum name_datum(const char *text) { return DirectFunctionCall1(namein, CStringGetDatum(text)); }
-
 /// A parameter that is NULL when there is nothing to say.
 void set_text(const char *text, Datum *value, char *null) {
   if (text == nullptr || text[0] == '\0')
@@ -56,13 +49,6 @@ bytea *to_bytea(core::ByteSpan bytes) {
   SET_VARSIZE(copy, bytes.size() + VARHDRSZ);
   memcpy(VARDATA(copy), bytes.data(), bytes.size());
   return copy;
-}
-
-bool nothing_held() {
-  const Relation rel = table_open(config::own_relation("held"), AccessShareLock);
-  const bool empty = RelationGetNumberOfBlocks(rel) == 0;
-  table_close(rel, AccessShareLock);
-  return empty;
 }
 
 } // namespace
@@ -164,7 +150,7 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
 }
 
 bool restate_held(const char *peer, Oid relation, const HeldReason &reason) {
-  if (nothing_held())
+  if (is_empty("held"))
     return false;
   Oid types[7] = {NAMEOID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
   Datum values[7] = {name_datum(peer), ObjectIdGetDatum(relation), CStringGetTextDatum(reason.state)};
@@ -201,7 +187,7 @@ void mark_dirty(Oid relation, const char *reason) {
 }
 
 int64 count_held(const char *peer) {
-  if (nothing_held())
+  if (is_empty("held"))
     return 0;
   SPI_connect();
   Oid types[1] = {NAMEOID};

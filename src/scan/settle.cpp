@@ -11,6 +11,7 @@
 #include "scan/peer_text.hpp"
 #include "scan/standing.hpp"
 #include "scan/troubles.hpp"
+#include "scan/values.hpp"
 
 namespace seal_sync::scan {
 
@@ -24,11 +25,6 @@ void keep_held(Batch *batch, int64 id) {
   const MemoryContext old = MemoryContextSwitchTo(batch->context);
   append_id(&batch->kept, &batch->kept_count, &batch->kept_capacity, id);
   MemoryContextSwitchTo(old);
-}
-
-int compare_ids(const void *a, const void *b) {
-  const int64 left = *static_cast<const int64 *>(a), right = *static_cast<const int64 *>(b);
-  return left < right ? -1 : left > right ? 1 : 0;
 }
 
 /// What this batch has shipped of seal_sync.held, and what has arrived before, less what is held again.

@@ -30,6 +30,16 @@ sub holding
 }
 sub rate { my ($rate) = @_; sql($east, "ALTER SYSTEM SET seal_sync.copy_max_rate = '$rate'; SELECT pg_reload_conf()"); wait_until($east, 'SHOW seal_sync.copy_max_rate', $rate); return }
 
+# The copy of a table, slowly, until more than so many rows of it are staged
+sub begun
+{
+	my ($table, $rows, $name) = @_;
+	rate('64kB');
+	add($table);
+	wait_until($east, "SELECT rows_done > $rows FROM seal_sync.copy_progress WHERE relation = '$table'::regclass", 't', $name);
+	return;
+}
+
 subtest 'children before their parents, by name and by date' => sub {
 	sql($_, qq(CREATE TABLE z_parent (id int, cluster_id text, v text, $key);
 	  CREATE TABLE m_child (id int, cluster_id text, parent int, $key, FOREIGN KEY (parent, cluster_id) REFERENCES z_parent (id, cluster_id));
@@ -106,9 +116,7 @@ subtest 'taken out and added again while its copy is being applied' => sub {
 subtest 'a cluster that is not accepted any more' => sub {
 	sql($_, qq(CREATE TABLE shared (id int, cluster_id text, v text, $key); SELECT seal_sync.cluster_create('c', 'east'))) for @both;
 	sql($east, q(INSERT INTO shared SELECT i, c, repeat('x', 100) FROM generate_series(1, 3000) i, unnest(ARRAY['a', 'c']) c));
-	rate('64kB');
-	add('shared');
-	wait_until($east, q(SELECT rows_done > 500 FROM seal_sync.copy_progress WHERE relation = 'shared'::regclass), 't', 'half way');
+	begun('shared', 500, 'half way');
 	sql($west, q(SELECT seal_sync.cluster_drop('c')));
 	wait_until($east, q(SELECT count(*) FROM seal_sync.status WHERE direction = 'out' AND state_reason ~ '"c"'), '1', 'the peer does not take c now');
 	my $progress = q(SELECT rows_done FROM seal_sync.copy_progress WHERE relation = 'shared'::regclass);
@@ -130,9 +138,7 @@ subtest 'a cluster that is not accepted any more' => sub {
 subtest 'nobody waits for a peer that stands still' => sub {
 	sql($_, qq(CREATE TABLE still (id int, cluster_id text, v text, $key))) for @both;
 	sql($east, q(INSERT INTO still SELECT i, 'a', repeat('x', 100) FROM generate_series(1, 5000) i));
-	rate('64kB');
-	add('still');
-	wait_until($east, q(SELECT rows_done > 100 FROM seal_sync.copy_progress WHERE relation = 'still'::regclass), 't', 'it is under way');
+	begun('still', 100, 'it is under way');
 	my $pid = sql($west, q(SELECT pid FROM pg_stat_activity WHERE usename = 'sync_in'));
 	my ($failed) = while_stopped($pid, 60, sub {
 		rate('0');
@@ -149,9 +155,7 @@ subtest 'nobody waits for a peer that stands still' => sub {
 subtest 'a peer that does not take the table for long' => sub {
 	sql($_, qq(CREATE TABLE parked (id int, cluster_id text, v text, w text, $key); ALTER SYSTEM SET seal_sync.resend_window = '1s'; SELECT pg_reload_conf())) for @both;
 	sql($east, q(INSERT INTO parked SELECT i, 'a', repeat('x', 100), 'w' FROM generate_series(1, 3000) i));
-	rate('64kB');
-	add('parked');
-	wait_until($east, q(SELECT rows_done > 100 FROM seal_sync.copy_progress WHERE relation = 'parked'::regclass), 't', 'it is under way');
+	begun('parked', 100, 'it is under way');
 	sql($west, 'ALTER TABLE parked DROP COLUMN w');
 	sql($east, q(UPDATE parked SET v = 'changed' WHERE id = 1; DELETE FROM parked WHERE id = 2));
 	wait_until($east, q(SELECT state FROM seal_sync.copy_progress WHERE relation = 'parked'::regclass), 'parked', 'the peer does not take it');
