@@ -122,6 +122,16 @@ void write_copied(const LeftOut &left_out, Datum *values) {
   values[kCopiedPins] = array_of(pins, no_pin, left_out.copied_count, PG_SNAPSHOTOID, -1, false);
 }
 
+/// As nearly every batch does: told without a copy of anything, for the whole history is gone through.
+bool copies_nothing(const Datum *values) {
+  const auto *array = reinterpret_cast<const struct varlena *>(DatumGetPointer(values[kCopied]));
+  if (VARATT_IS_EXTERNAL(array) || VARATT_IS_COMPRESSED(array))
+    return false;
+  int32 dimensions; // the first word of an array
+  memcpy(&dimensions, VARDATA_ANY(array), sizeof dimensions);
+  return dimensions == 0;
+}
+
 void read_copied(const Datum *values, LeftOut *left_out) {
   Oid *relations;
   read_oids(values[kCopied], &relations, &left_out->copied_count);
@@ -240,7 +250,7 @@ void rewind_to(const char *peer, const HistoryEntry &entry) {
   // between the pin and the copy: the peer's rows are those of the pin.
   LeftOut again;
   for_each_entry(peer, [&](Datum *values) {
-    if (DatumGetChar(values[kKind]) != 'b' || static_cast<uint64>(DatumGetInt64(values[kBatch])) <= entry.number)
+    if (DatumGetChar(values[kKind]) != 'b' || static_cast<uint64>(DatumGetInt64(values[kBatch])) <= entry.number || copies_nothing(values))
       return;
     LeftOut left_out;
     read_copied(values, &left_out);
@@ -305,7 +315,7 @@ int needed_positions(const char *peer, TimestampTz keep_since, Position *positio
 bool oldest_completed_pin(const char *peer, TimestampTz since, Position *pin) {
   bool found = false;
   for_each_entry(peer, [&](Datum *values) {
-    if (DatumGetChar(values[kKind]) != 'b' || DatumGetTimestampTz(values[kAt]) < since)
+    if (DatumGetChar(values[kKind]) != 'b' || DatumGetTimestampTz(values[kAt]) < since || copies_nothing(values))
       return;
     LeftOut left_out;
     read_copied(values, &left_out);

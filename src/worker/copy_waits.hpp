@@ -18,6 +18,8 @@ public:
 
   /// Of the tables that the peer does not take. After all of them were described.
   void remember(const scan::Batch *batch) {
+    if (!pg::call([batch] { return scan::has_copies(batch); })) // the usual case, once a batch
+      return;
     std::vector<scan::CopyWait> found(kMost);
     const int count = pg::call([&] { return scan::waiting_copies(batch, found.data(), kMost); });
     for (int i = 0; i < count; i++)

@@ -217,10 +217,18 @@ private:
 
   // ---- staging ----------------------------------------------------------------------------------
 
+  /// Most batches have to do with none, and pay for none.
+  [[nodiscard]] bool has_copies() const {
+    return pg::call([this] { return scan::has_copies(batch_); });
+  }
+
   /// Stages that go with this batch, in the order in which they are to be applied.
   std::vector<wire::Id> named() {
-    std::vector<wire::Id> ids(kMostNamed);
-    ids.resize(static_cast<size_t>(pg::call([&] { return scan::activated(batch_, ids.data(), kMostNamed); })));
+    std::vector<wire::Id> ids;
+    if (has_copies()) {
+      ids.resize(kMostNamed);
+      ids.resize(static_cast<size_t>(pg::call([&] { return scan::activated(batch_, ids.data(), kMostNamed); })));
+    }
     if (const Stage *backlog = stages_.backlog())
       ids.push_back(backlog->id);
     return ids;
@@ -241,7 +249,7 @@ private:
     Stage *backlog = stages_.backlog();
     if (backlog == nullptr) // a first pass may not meet rows of a copy: then there is none
       backlog = &stages_.begin(core::StageKind::kBacklog, InvalidOid,
-                               pg::call([this] { return scan::has_copies(batch_); }) ? 2 : 1);
+                               has_copies() ? 2 : 1);
     const bool fits = pg::call([&] {
       const scan::Reached to = scan::reached(batch_);
       scan::note_tables(batch_, backlog->map);
@@ -419,10 +427,12 @@ private:
   }
 
   std::vector<std::pair<int64, Oid>> copied(bool staged) {
+    std::vector<std::pair<int64, Oid>> out;
+    if (!has_copies())
+      return out;
     std::vector<int64> jobs(kMostNamed);
     std::vector<Oid> relations(kMostNamed);
     const int count = pg::call([&] { return scan::copied_jobs(batch_, staged, jobs.data(), relations.data(), kMostNamed); });
-    std::vector<std::pair<int64, Oid>> out;
     for (int i = 0; i < count; i++)
       out.emplace_back(jobs[static_cast<size_t>(i)], relations[static_cast<size_t>(i)]);
     return out;
@@ -440,8 +450,11 @@ private:
   }
 
   void find_useless() {
-    std::vector<wire::Id> ids(kMostNamed);
-    ids.resize(static_cast<size_t>(pg::call([&] { return scan::useless_copies(batch_, ids.data(), kMostNamed); })));
+    std::vector<wire::Id> ids;
+    if (has_copies()) {
+      ids.resize(kMostNamed);
+      ids.resize(static_cast<size_t>(pg::call([&] { return scan::useless_copies(batch_, ids.data(), kMostNamed); })));
+    }
     if (const Stage *backlog = stages_.backlog(); backlog != nullptr && pg::call([this] { return scan::backlog_useless(batch_); }))
       ids.push_back(backlog->id);
     useless_ = std::move(ids);
