@@ -137,6 +137,7 @@ sub wait_until
 	my ($node, $sql, $expected, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $fine = $node->poll_query_until($db, $sql, $expected // 't');
+	diag($node->name, ': ', ($node->psql($db, 'TABLE seal_sync.health'))[1] // 'no answer') unless $fine;
 	return ok($fine, $name // $sql);
 }
 

@@ -19,6 +19,9 @@ sub fails
 	like($err, $pattern, $name) && isnt($rc, 0, "$name: refused");
 }
 
+# Each side knows which "east" and which "west" it deals with, before others of that name appear: the first one counts
+wait_until($_, q(SELECT bool_and(connected_since IS NOT NULL) FROM seal_sync.status)) for $east, $west;
+
 # A node is dumped as rules. The restored database is inert until it gets an identity of its own.
 $east->safe_psql($db, <<'SQL');
 CREATE ROLE app_owner LOGIN;
