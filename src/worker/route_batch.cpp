@@ -177,6 +177,7 @@ private:
       link_.note_stream_done();
     result.outcome = ScanOutcome::kShipped;
     result.rows = rows_;
+    result.busy_us = static_cast<int64>((times_.scan + times_.read + times_.encode + times_.apply) * 1000);
     return result;
   }
 

@@ -28,6 +28,7 @@ struct ScanResult {
   int64 started_us = 0;     // on the monotonic clock
   int64 collected = 0;      // keys found in the window, repeated ones included
   int64 rows = 0;           // shipped
+  int64 busy_us = 0;        // what it kept a processor busy, here and on the peer: not the network, nor waiting for disks
 };
 
 /// What the connection has told about tables, once per process in the log.

@@ -354,7 +354,7 @@ private:
 
   /// While the route is busy, commits wake nobody: they wait here for each other.
   void gather(const ScanResult &result) {
-    const int64 until = result.started_us + core::gather_us(result.collected, result.rows, pg::connected_routes());
+    const int64 until = result.started_us + core::gather_us(result.collected, result.rows, result.busy_us, pg::connected_routes());
     for (;;) {
       const int64 left_us = until - pg::monotonic_us();
       const pg::RouteSlot now = status_.read();
