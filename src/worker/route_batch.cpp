@@ -257,14 +257,14 @@ private:
       return !OidIsValid(to.scope) || scan::advance(backlog->map, to.scope, to.key, scan::position(batch_));
     });
     if (fits)
-      commit_stage(*backlog);
+      commit_stage(*backlog, backlog->map->pass);
     else
       useless_.push_back(backlog->id);
     return fits;
   }
 
-  void commit_stage(Stage &backlog) {
-    stages_.commit(backlog, chunks_, static_cast<std::uint64_t>(rows() - staged_rows_), deadline());
+  void commit_stage(Stage &backlog, std::uint32_t pass) {
+    stages_.commit(backlog, pass, chunks_, static_cast<std::uint64_t>(rows() - staged_rows_), deadline());
     chunks_ = 0;
     staged_rows_ = rows();
     staged_us_ = pg::monotonic_us();
@@ -276,11 +276,12 @@ private:
     put(last_);
     link_.connection().finish_puts(deadline());
     Stage &backlog = *stages_.backlog();
+    const std::uint32_t pass = backlog.map->pass;
     pg::call([&] {
       scan::note_tables(batch_, backlog.map);
       scan::finish_pass(backlog.map, scan::position(batch_));
     });
-    commit_stage(backlog);
+    commit_stage(backlog, pass);
   }
 
   [[nodiscard]] bool snapshot_is_old() const {

@@ -103,6 +103,7 @@ private:
       return false;
     }
     const auto rows = static_cast<std::uint64_t>(pg::call([batch] { return scan::shipped_rows(batch); }));
+    const std::uint32_t pass = stage_->map->pass;
     const bool fits = pg::call([&] {
       const scan::Reached to = scan::reached(batch);
       scan::note_tables(batch, stage_->map);
@@ -115,7 +116,7 @@ private:
     if (!fits)
       throw core::Error("40001", "a table has changed while it was copied");
     // The peer first: no row here is locked while it is waited for. What is known there and not here is dropped, or goes on.
-    stages_.commit(*stage_, chunks_, rows, deadline());
+    stages_.commit(*stage_, pass, chunks_, rows, deadline());
     const bool mine = pg::call([&] {
       bool done = true;
       if (!job.begun)

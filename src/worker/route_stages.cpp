@@ -190,7 +190,8 @@ Stage &RouteStages::begin(core::StageKind kind, Oid relation, std::uint32_t pass
   return *stages_.back();
 }
 
-void RouteStages::commit(Stage &stage, std::uint64_t chunks, std::uint64_t rows, const pg::Deadline &deadline) {
+void RouteStages::commit(Stage &stage, std::uint32_t pass, std::uint64_t chunks, std::uint64_t rows,
+                         const pg::Deadline &deadline) {
   ByteBuffer note;
   core::Buffer *bytes = &*note;
   stage.map->number = link_.next_number() - 1;
@@ -209,7 +210,7 @@ void RouteStages::commit(Stage &stage, std::uint64_t chunks, std::uint64_t rows,
   request.stage = stage.id;
   request.previous = stage.previous;
   request.previous_id = stage.previous_id;
-  request.pass = stage.map->pass;
+  request.pass = pass;
   request.chunks = chunks;
   request.rows = rows;
   request.note = note->span();

@@ -49,8 +49,8 @@ public:
 
   /// A new stage, known here only until something is committed to it.
   Stage &begin(core::StageKind kind, Oid relation, std::uint32_t pass);
-  /// Commits what was put to the stage, with its map as it is now. Inside a transaction.
-  void commit(Stage &stage, std::uint64_t chunks, std::uint64_t rows, const pg::Deadline &deadline);
+  /// Commits what was put to the stage in `pass`, with its map as it is now, which may have gone on to the next. Inside a transaction.
+  void commit(Stage &stage, std::uint32_t pass, std::uint64_t chunks, std::uint64_t rows, const pg::Deadline &deadline);
   /// It has been applied.
   void done(const core::wire::Id &id) noexcept;
   void drop(const core::wire::Id &id, const pg::Deadline &deadline);

@@ -123,6 +123,25 @@ subtest 'a peer that is created later gets all of it' => sub {
 	dumps_equal('as they are', [ $east, $west ], 'seal', 'parts', 'small', 'other');
 };
 
+# Rows of a later pass are looked for in all that was staged before, which takes as long as unpacking it
+subtest 'a copy is one pass, its last part included' => sub {
+	$_->safe_psql($db, q(CREATE TABLE pass (id int PRIMARY KEY, cluster_id text, v text))) for $east, $west;
+	$west->safe_psql($db, <<'SQL');
+CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NEW; END $$;
+CREATE TRIGGER hold BEFORE INSERT ON pass FOR EACH ROW EXECUTE FUNCTION hold();
+ALTER TABLE pass ENABLE ALWAYS TRIGGER hold;
+SQL
+	my $holder = $west->background_psql($db);
+	$holder->query_safe('SELECT pg_advisory_lock(77)');
+	$east->safe_psql($db, q(INSERT INTO pass SELECT i, 'a', repeat('p', 200) FROM generate_series(1, 2000) i));
+	$_->safe_psql($db, q(SELECT seal_sync.table_add('pass', cluster_column => 'cluster_id'))) for $west, $east;
+	wait_until($west, 'SELECT rows = 2000 FROM seal_sync.stage', 't', 'all of it is staged');
+	is($west->safe_psql($db, 'SELECT first_pass_rows, first_pass_chunks = chunks FROM seal_sync.stage'), '2000|t', 'as one pass');
+	$holder->quit;
+	$east->safe_psql($db, q(SELECT seal_sync.wait_for_tables('3 min')));
+	dumps_equal('and applied', [ $east, $west ], 'pass');
+};
+
 subtest 'arguments and rights' => sub {
 	my ($rc, $out, $err) = $east->psql($db, q(BEGIN; INSERT INTO other VALUES (-2, 'a', 'x'); SELECT seal_sync.wait_for_tables();));
 	like($err, qr/wait_for_tables cannot run in a transaction that has made changes/, 'not after changes');
