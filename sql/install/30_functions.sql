@@ -164,3 +164,7 @@ CREATE FUNCTION seal_sync.key_as_json(relation oid, key bytea) RETURNS jsonb
 CREATE FUNCTION seal_sync.row_image(relation oid, key bytea) RETURNS jsonb
     LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_row_image';
 COMMENT ON FUNCTION seal_sync.row_image(oid, bytea) IS 'the row of a recorded key as it is now, as far as the caller may read the table';
+
+CREATE FUNCTION seal_sync.canonical_value("any") RETURNS bytea
+    LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'seal_sync_canonical_value';
+COMMENT ON FUNCTION seal_sync.canonical_value("any") IS 'the bytes that a comparison hashes of a value: the same on every server for the same value';

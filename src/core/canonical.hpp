@@ -42,13 +42,8 @@ struct Numeric {
   std::uint32_t count = 0;
 };
 
-enum RangeFlag : std::uint8_t {
-  kEmpty = 1,
-  kLowerInclusive = 2,
-  kUpperInclusive = 4,
-  kLowerInfinite = 8,
-  kUpperInfinite = 16,
-};
+// Flags of a range
+inline constexpr std::uint8_t kEmpty = 1, kLowerInclusive = 2, kUpperInclusive = 4, kLowerInfinite = 8, kUpperInfinite = 16;
 
 inline void tag(Buffer &out, Tag value) { out.u8(static_cast<std::uint8_t>(value)); }
 
@@ -71,9 +66,10 @@ inline void fixed(Buffer &out, ByteSpan bytes) { // up to 255
 }
 
 /// There is one NaN, as for SQL; -0 stays what it is.
-inline void real(Buffer &out, double value) {
-  fixed(out, value != value ? std::uint64_t{0x7ff8000000000000} : std::bit_cast<std::uint64_t>(value));
+constexpr std::uint64_t real_bits(double value) noexcept {
+  return value != value ? std::uint64_t{0x7ff8000000000000} : std::bit_cast<std::uint64_t>(value);
 }
+inline void real(Buffer &out, double value) { fixed(out, real_bits(value)); }
 inline void real(Buffer &out, float value) {
   fixed(out, value != value ? std::uint32_t{0x7fc00000} : std::bit_cast<std::uint32_t>(value));
 }
@@ -136,7 +132,7 @@ inline void field(Buffer &out, std::string_view name) { out.text(name); }
 /// Bounds that are neither infinite nor of an empty range follow, as values.
 inline void begin_range(Buffer &out, std::uint8_t flags) {
   tag(out, Tag::kRange);
-  out.u8((flags & kEmpty) != 0 ? std::uint8_t{kEmpty} : flags);
+  out.u8((flags & kEmpty) != 0 ? kEmpty : flags);
 }
 inline void begin_multirange(Buffer &out, std::uint32_t count) {
   tag(out, Tag::kMultirange);

@@ -51,13 +51,14 @@ class RowHasher {
 public:
   static constexpr std::size_t kSpillBytes = 32 * 1024;
 
-  /// The secret must live as long as the hasher; rows are written to `row`, whose memory is the caller's.
+  /// The secret must live as long as the hasher; rows are written to `row`, whose memory is the caller's. Without a secret nothing
+  /// is hashed: `row` keeps all of the row.
   void open(const RunSecret *secret, Buffer *row) noexcept;
   /// Forgets what an error may have left of the row before.
   void begin() noexcept;
   [[nodiscard]] Buffer *row() const noexcept { return row_; }
   void spill() noexcept {
-    if (row_->size >= kSpillBytes)
+    if (row_->size >= kSpillBytes && secret_ != nullptr)
       absorb();
   }
   Hash128 end() noexcept;
