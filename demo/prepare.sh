@@ -35,6 +35,7 @@ missing_packages() {
   /usr/bin/python3 -c 'import psycopg2' 2>/dev/null || echo python3 python3-psycopg2
   [ -f /usr/include/postgresql/libpq-fe.h ] || echo libpq-dev
   [ -f /usr/include/zstd.h ] || echo libzstd-dev
+  [ -f /usr/include/xxhash.h ] || echo libxxhash-dev
   [ -x "$bin/postgres" ] || echo "postgresql-$major"
   [ -f "$("$bin/pg_config" --includedir-server 2>/dev/null)/postgres.h" ] || echo "postgresql-server-dev-$major"
 }
