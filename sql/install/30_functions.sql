@@ -168,3 +168,7 @@ COMMENT ON FUNCTION seal_sync.row_image(oid, bytea) IS 'the row of a recorded ke
 CREATE FUNCTION seal_sync.canonical_value("any") RETURNS bytea
     LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'seal_sync_canonical_value';
 COMMENT ON FUNCTION seal_sync.canonical_value("any") IS 'the bytes that a comparison hashes of a value: the same on every server for the same value';
+
+CREATE FUNCTION seal_sync.table_digest(relation regclass, cluster name, seed uuid, OUT rows bigint, OUT digest bytea, OUT shape bytea)
+    LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'seal_sync_table_digest';
+COMMENT ON FUNCTION seal_sync.table_digest(regclass, name, uuid) IS 'digest of a cluster''s rows: two servers that have the same rows give the same, for the same seed, where the shapes are equal';

@@ -83,7 +83,8 @@ GRANT EXECUTE ON FUNCTION
     seal_sync.pending_entries(),
     seal_sync.key_as_json(oid, bytea),
     seal_sync.row_image(oid, bytea),
-    seal_sync.canonical_value("any")
+    seal_sync.canonical_value("any"),
+    seal_sync.table_digest(regclass, name, uuid)
     TO seal_sync_read_data;
 GRANT SELECT ON seal_sync.pending, seal_sync.quarantine TO seal_sync_read_data;
 
