@@ -83,6 +83,8 @@ void subtract(LookupTable &table, const LookupTable &other) noexcept {
 }
 
 void fold(LookupTable &table) noexcept {
+  if (table.bits == 0)
+    return;
   const std::size_t half = std::size_t{1} << (table.bits - 1);
   for (std::size_t part = 0; part < kLookupParts; part++)
     for (std::size_t i = 0; i < half; i++) { // the new cell lies before both old ones that are still needed
@@ -126,12 +128,15 @@ std::optional<std::size_t> decode(LookupTable &difference, const RunSecret &secr
       toggle(other, key, cell.hash, cell.check, is_ours ? -1 : 1);
       LookupPlace ignored;
       const auto at = static_cast<std::uint32_t>(&other - difference.cells);
-      if (waiting < queue.size() && holds_one(difference, secret, at, &ignored))
-        queue[waiting++] = at;
+      if (!holds_one(difference, secret, at, &ignored))
+        continue;
+      if (waiting == queue.size()) // of a real difference a cell waits once at most
+        return std::nullopt;
+      queue[waiting++] = at;
     }
   }
   const bool empty = std::all_of(difference.cells, difference.cells + size, [](const LookupCell &cell) { return cell.empty(); });
-  if (!empty || low != 0 || left.rows != 0)
+  if (!empty || low != 0 || left.rows != 0 || (found == 0 && !(ours == theirs)))
     return std::nullopt;
   return found;
 }

@@ -2,8 +2,7 @@
 // What one side of a comparison knows of all its rows after one scan: two sums, sums per bucket, and a table from which the rows
 // that differ can be read off.
 //
-// Filled by reconcile/scan, a row at a time, by any number of workers whose digests are added up; compared and decoded by
-// reconcile/compare. The table is an invertible Bloom lookup table (Goodrich and Mitzenmacher, arXiv:1101.2245; Eppstein et al.,
+// Filled by reconcile/table_scan, a row at a time; digests of several workers are added up. The table is an invertible Bloom lookup table (Goodrich and Mitzenmacher, arXiv:1101.2245; Eppstein et al.,
 // "What's the Difference?", SIGCOMM 2011) of four parts, each row in one cell of each. Invariants: memory is fixed, whatever the number of rows;
 // a table of 2^n cells a part is folded to 2^(n-1) by adding its halves, so the smallest that may do travels first; a decoding is
 // believed only when nothing is left of the table and the decoded rows account for the difference of the sums, so a wrong one is
@@ -102,7 +101,7 @@ LookupPlace place_of(const RunSecret &secret, const KeyId &key, std::uint64_t ha
 void add(LookupTable &table, const RunSecret &secret, const DigestedRow &row) noexcept;
 void add(LookupTable &table, const LookupTable &other) noexcept;      // of the same size
 void subtract(LookupTable &table, const LookupTable &other) noexcept; // of the same size; counts are known modulo 2^16 then
-/// In place, to half the size.
+/// In place, to half the size; the smallest stays what it is.
 void fold(LookupTable &table) noexcept;
 
 /// Takes the difference of two tables (ours less theirs) apart. `out` has room for table.size() rows. Nothing: more differs than the

@@ -20,13 +20,34 @@ namespace {
 
 constexpr Size kSlice = 256 * 1024; // of a large value
 
+/// Numbers are told to the other side: a new rule gets a new one.
 enum class Rule : uint8 {
-  kFixed,   // width bytes of the Datum
-  kFloat4, kFloat8,
-  kDoubles, // count float8, by reference
-  kUuid, kMacaddr, kMacaddr8, kInterval, kTimeTz, kTid,
-  kName, kText, kBytes, kBits, kInet, kPath, kPolygon, kNumeric, kJsonb, kEnum, kArray, kComposite, kRange, kMultirange,
-  kOutput
+  kFixed = 1,   // width bytes of the Datum
+  kFloat4 = 2,
+  kFloat8 = 3,
+  kDoubles = 4, // so many float8, by reference
+  kUuid = 5,
+  kMacaddr = 6,
+  kMacaddr8 = 7,
+  kInterval = 8,
+  kTimeTz = 9,
+  kTid = 10,
+  kName = 11,
+  kText = 12,
+  kBytes = 13,
+  kBits = 14,
+  kInet = 15,
+  kPath = 16,
+  kPolygon = 17,
+  kNumeric = 18,
+  kJsonb = 19,
+  kEnum = 20,
+  kArray = 21,
+  kComposite = 22,
+  kRange = 23,
+  kMultirange = 24,
+  kXml = 25,    // its output: what is stored may declare an encoding, which does not travel
+  kOutput = 26
 };
 
 struct Known {
@@ -45,7 +66,7 @@ constexpr Known kKnown[] = {
     {UUIDOID, Rule::kUuid, 16}, {MACADDROID, Rule::kMacaddr, 6}, {MACADDR8OID, Rule::kMacaddr8, 8}, {INTERVALOID, Rule::kInterval, 16},
     {TIMETZOID, Rule::kTimeTz, 12}, {TIDOID, Rule::kTid, 6},
     {NAMEOID, Rule::kName, 0}, {TEXTOID, Rule::kText, 0}, {VARCHAROID, Rule::kText, 0}, {BPCHAROID, Rule::kText, 0}, {JSONOID, Rule::kText, 0},
-    {XMLOID, Rule::kText, 0}, {BYTEAOID, Rule::kBytes, 0}, {BITOID, Rule::kBits, 0}, {VARBITOID, Rule::kBits, 0}, {INETOID, Rule::kInet, 0},
+    {BYTEAOID, Rule::kBytes, 0}, {BITOID, Rule::kBits, 0}, {VARBITOID, Rule::kBits, 0}, {INETOID, Rule::kInet, 0},
     {CIDROID, Rule::kInet, 0}, {PATHOID, Rule::kPath, 0}, {POLYGONOID, Rule::kPolygon, 0}, {NUMERICOID, Rule::kNumeric, 0}, {JSONBOID, Rule::kJsonb, 0},
 };
 
@@ -56,11 +77,26 @@ struct Field {
 };
 
 /// Bytes of the server's encoding as UTF-8. A database in SQL_ASCII does not know what it has.
-core::ByteSpan as_utf8(const char *text, Size size) {
+struct Utf8 {
+  core::ByteSpan bytes;
+  const char *converted; // palloc'd, or nullptr
+};
+
+Utf8 to_utf8(const char *text, Size size) {
   const char *converted = text;
   if (GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII && size > 0)
     converted = pg_server_to_any(text, static_cast<int>(size), PG_UTF8);
-  return {reinterpret_cast<const uint8 *>(converted), converted == text ? size : strlen(converted)};
+  if (converted == text)
+    return {{reinterpret_cast<const uint8 *>(text), size}, nullptr};
+  return {{reinterpret_cast<const uint8 *>(converted), strlen(converted)}, converted};
+}
+
+/// For what is short, and for plans: the copy stays in the current context.
+core::ByteSpan as_utf8(const char *text, Size size) { return to_utf8(text, size).bytes; }
+
+void done_with(const Utf8 &text) {
+  if (text.converted != nullptr)
+    pfree(const_cast<char *>(text.converted));
 }
 
 std::string_view as_view(core::ByteSpan bytes) { return {reinterpret_cast<const char *>(bytes.data()), bytes.size()}; }
@@ -69,6 +105,7 @@ std::string_view as_view(core::ByteSpan bytes) { return {reinterpret_cast<const 
 
 struct CanonicalType {
   Oid type; // what a domain is made of
+  int32 typmod;
   Rule rule;
   uint8 width;
   FmgrInfo output;         // kOutput, kEnum
@@ -80,7 +117,7 @@ struct CanonicalType {
   Field *fields;           // kComposite, by name in the order of bytes
   int field_count;
   TupleDesc row;           // of the composite type, as it was planned
-  uint64 row_identifier;
+  mutable uint64 row_identifier; // of the last look
   TypeCacheEntry *range;   // kRange; kMultirange: of its ranges
 };
 
@@ -101,9 +138,8 @@ void plan_composite(CanonicalType *plan) {
     const Form_pg_attribute attribute = TupleDescAttr(plan->row, i);
     if (attribute->attisdropped)
       continue;
-    const core::ByteSpan name = as_utf8(NameStr(attribute->attname), strlen(NameStr(attribute->attname)));
-    plan->fields[plan->field_count++] = {pnstrdup(reinterpret_cast<const char *>(name.data()), name.size()), static_cast<AttrNumber>(i + 1),
-                                         make_canonical(attribute->atttypid)};
+    plan->fields[plan->field_count++] = {utf8_name(NameStr(attribute->attname)), static_cast<AttrNumber>(i + 1),
+                                         make_canonical(attribute->atttypid, attribute->atttypmod)};
   }
   qsort(plan->fields, static_cast<size_t>(plan->field_count), sizeof(Field), compare_fields);
 }
@@ -116,10 +152,16 @@ void plan_output(CanonicalType *plan) {
 
 } // namespace
 
-CanonicalType *make_canonical(Oid type) {
+const char *utf8_name(const char *name) {
+  const core::ByteSpan bytes = as_utf8(name, strlen(name));
+  return pnstrdup(reinterpret_cast<const char *>(bytes.data()), bytes.size());
+}
+
+CanonicalType *make_canonical(Oid type, int32 typmod) {
   check_stack_depth();
   auto *plan = static_cast<CanonicalType *>(palloc0(sizeof(CanonicalType)));
-  plan->type = getBaseType(type);
+  plan->typmod = typmod;
+  plan->type = getBaseTypeAndTypmod(type, &plan->typmod);
   for (const Known &known : kKnown)
     if (known.type == plan->type) {
       plan->rule = known.rule;
@@ -128,8 +170,13 @@ CanonicalType *make_canonical(Oid type) {
     }
   if (const Oid element = get_element_type(plan->type); OidIsValid(element)) {
     plan->rule = Rule::kArray;
-    plan->element = make_canonical(element);
+    plan->element = make_canonical(element, plan->typmod);
     get_typlenbyvalalign(element, &plan->element_length, &plan->element_by_value, &plan->element_align);
+    return plan;
+  }
+  if (plan->type == XMLOID) {
+    plan->rule = Rule::kXml;
+    plan_output(plan);
     return plan;
   }
   switch (get_typtype(plan->type)) {
@@ -144,18 +191,25 @@ CanonicalType *make_canonical(Oid type) {
   case TYPTYPE_RANGE:
     plan->rule = Rule::kRange;
     plan->range = lookup_type_cache(plan->type, TYPECACHE_RANGE_INFO);
-    plan->element = make_canonical(plan->range->rngelemtype->type_id);
+    plan->element = make_canonical(plan->range->rngelemtype->type_id, -1);
     break;
   case TYPTYPE_MULTIRANGE:
     plan->rule = Rule::kMultirange;
     plan->range = lookup_type_cache(plan->type, TYPECACHE_MULTIRANGE_INFO)->rngtype;
-    plan->element = make_canonical(plan->range->type_id);
+    plan->element = make_canonical(plan->range->type_id, -1);
     break;
   default:
     plan->rule = Rule::kOutput;
     plan_output(plan);
   }
   return plan;
+}
+
+static bool is_string(Oid type) {
+  char category;
+  bool preferred;
+  get_type_category_preferred(type, &category, &preferred);
+  return category == TYPCATEGORY_STRING;
 }
 
 void describe_canonical(core::Buffer *out, const CanonicalType *type) {
@@ -173,12 +227,18 @@ void describe_canonical(core::Buffer *out, const CanonicalType *type) {
       describe_canonical(out, type->fields[i].type);
     }
     return;
-  case Rule::kText: // all of them are what stands there; but what char(n) has is padded
-    out->text(type->type == BPCHAROID ? "char" : "text");
+  case Rule::kText: // all of them are what stands there; but what char(n) has is padded to its length
+    out->text(type->type == BPCHAROID ? "char" : type->type == JSONOID ? "json" : "text");
+    if (type->type == BPCHAROID)
+      out->i64(type->typmod);
     return;
   default:
     break;
   }
+  if (type->type == BITOID)
+    out->i64(type->typmod);
+  if (type->rule == Rule::kOutput && !is_string(type->type)) // hstore and tsvector keep their parts in the order of the encoding's bytes
+    out->text(GetDatabaseEncodingName());
   char *name = format_type_be_qualified(type->type);
   out->text(as_view(as_utf8(name, strlen(name))));
 }
@@ -218,6 +278,16 @@ namespace {
 
 // ---- values that may be large -------------------------------------------------------------------------
 
+/// In pieces, so that they stand in memory once.
+void put_bytes(core::RowHasher *hasher, core::ByteSpan value) {
+  canonical::begin_bytes(*hasher->row(), value.size());
+  for (Size at = 0; at < value.size(); at += kSlice) {
+    const Size piece = Min(kSlice, value.size() - at);
+    hasher->row()->bytes(value.data() + at, piece);
+    hasher->spill();
+  }
+}
+
 /// A varlena as it is: in slices where it lies outside of the row and is not compressed.
 void write_stored_bytes(core::RowHasher *hasher, Datum value) {
   core::Buffer *out = hasher->row();
@@ -229,6 +299,7 @@ void write_stored_bytes(core::RowHasher *hasher, Datum value) {
     if (!VARATT_EXTERNAL_IS_COMPRESSED(pointer) && size > kSlice) {
       canonical::begin_bytes(*out, size);
       for (Size at = 0; at < size; at += kSlice) {
+        CHECK_FOR_INTERRUPTS();
         struct varlena *slice = detoast_attr_slice(stored, static_cast<int32>(at), static_cast<int32>(Min(kSlice, size - at)));
         out->bytes(VARDATA_ANY(slice), VARSIZE_ANY_EXHDR(slice));
         pfree(slice);
@@ -238,7 +309,7 @@ void write_stored_bytes(core::RowHasher *hasher, Datum value) {
     }
   }
   auto *flat = reinterpret_cast<struct varlena *>(PG_DETOAST_DATUM_PACKED(value));
-  canonical::bytes(*out, {reinterpret_cast<const uint8 *>(VARDATA_ANY(flat)), VARSIZE_ANY_EXHDR(flat)});
+  put_bytes(hasher, {reinterpret_cast<const uint8 *>(VARDATA_ANY(flat)), VARSIZE_ANY_EXHDR(flat)});
   if (flat != stored)
     pfree(flat);
 }
@@ -248,8 +319,12 @@ void write_text(core::RowHasher *hasher, Datum value) {
     write_stored_bytes(hasher, value);
     return;
   }
-  const auto *flat = reinterpret_cast<struct varlena *>(PG_DETOAST_DATUM_PACKED(value));
-  canonical::bytes(*hasher->row(), as_utf8(VARDATA_ANY(flat), VARSIZE_ANY_EXHDR(flat)));
+  auto *flat = reinterpret_cast<struct varlena *>(PG_DETOAST_DATUM_PACKED(value));
+  const Utf8 text = to_utf8(VARDATA_ANY(flat), VARSIZE_ANY_EXHDR(flat));
+  put_bytes(hasher, text.bytes);
+  done_with(text);
+  if (PointerGetDatum(flat) != value)
+    pfree(flat);
 }
 
 // ---- numbers ------------------------------------------------------------------------------------------
@@ -279,18 +354,19 @@ Sent sent_numeric(Datum value) {
   for (Size i = 0; i < out.number.count; i++)
     out.digits[i] = static_cast<int16>(at(4 + i));
   out.number.digits = out.digits;
+  pfree(bytes); // never the argument; and it has a whole kilobyte
   return out;
 }
 
 // ---- jsonb --------------------------------------------------------------------------------------------
 
 struct Pair {
-  core::ByteSpan key;
+  Utf8 key;
   core::Buffer value;
 };
 
 int compare_pairs(const void *a, const void *b) {
-  const core::ByteSpan x = static_cast<const Pair *>(a)->key, y = static_cast<const Pair *>(b)->key;
+  const core::ByteSpan x = static_cast<const Pair *>(a)->key.bytes, y = static_cast<const Pair *>(b)->key.bytes;
   if (x.size() != y.size())
     return x.size() < y.size() ? -1 : 1;
   return memcmp(x.data(), y.data(), x.size());
@@ -307,10 +383,15 @@ void write_scalar(core::Buffer *out, const JsonbValue &value) {
   case jbvNumeric: {
     const Sent sent = sent_numeric(NumericGetDatum(value.val.numeric));
     canonical::json_numeric(*out, sent.number);
+    pfree(sent.digits);
     break;
   }
   case jbvString:
-    canonical::json_string(*out, as_view(as_utf8(value.val.string.val, static_cast<Size>(value.val.string.len))));
+    {
+      const Utf8 text = to_utf8(value.val.string.val, static_cast<Size>(value.val.string.len));
+      canonical::json_string(*out, as_view(text.bytes));
+      done_with(text);
+    }
     break;
   default:
     elog(ERROR, "unexpected value in a jsonb");
@@ -342,7 +423,8 @@ void write_container(core::Buffer *out, JsonbContainer *container) {
   JsonbValue value;
   Pair *pairs = nullptr;
   int count = 0;
-  for (JsonbIteratorToken token; (token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE;)
+  for (JsonbIteratorToken token; (token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE;) {
+    CHECK_FOR_INTERRUPTS();
     switch (token) {
     case WJB_BEGIN_ARRAY:
       if (!value.val.array.rawScalar)
@@ -351,14 +433,15 @@ void write_container(core::Buffer *out, JsonbContainer *container) {
     case WJB_BEGIN_OBJECT:
       canonical::json_object(*out, static_cast<uint32>(value.val.object.nPairs));
       if (reorder)
-        pairs = static_cast<Pair *>(palloc0(sizeof(Pair) * static_cast<Size>(Max(value.val.object.nPairs, 1))));
+        pairs = static_cast<Pair *>(
+            MemoryContextAllocExtended(CurrentMemoryContext, sizeof(Pair) * static_cast<Size>(Max(value.val.object.nPairs, 1)), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
       break;
     case WJB_KEY: {
-      const core::ByteSpan key = as_utf8(value.val.string.val, static_cast<Size>(value.val.string.len));
+      const Utf8 key = to_utf8(value.val.string.val, static_cast<Size>(value.val.string.len));
       if (pairs != nullptr)
         pairs[count] = {key, own_buffer()};
       else
-        canonical::json_key(*out, as_view(key));
+        canonical::json_key(*out, as_view(key.bytes));
       break;
     }
     case WJB_VALUE:
@@ -370,13 +453,17 @@ void write_container(core::Buffer *out, JsonbContainer *container) {
     default:
       break;
     }
+  }
   if (pairs == nullptr)
     return;
   qsort(pairs, static_cast<size_t>(count), sizeof(Pair), compare_pairs);
   for (int i = 0; i < count; i++) {
-    canonical::json_key(*out, as_view(pairs[i].key));
+    canonical::json_key(*out, as_view(pairs[i].key.bytes));
     out->bytes(pairs[i].value.data, pairs[i].value.size);
+    done_with(pairs[i].key);
+    pfree(pairs[i].value.data);
   }
+  pfree(pairs);
 }
 
 // ---- values made of others ----------------------------------------------------------------------------
@@ -388,13 +475,30 @@ void write_array(core::RowHasher *hasher, const CanonicalType *type, Datum value
   bool *nulls;
   int count;
   deconstruct_array(array, ARR_ELEMTYPE(array), type->element_length, type->element_by_value, type->element_align, &elements, &nulls, &count);
-  for (int i = 0; i < count; i++)
+  for (int i = 0; i < count; i++) {
+    CHECK_FOR_INTERRUPTS();
     write_canonical(hasher, type->element, elements[i], nulls[i]);
+  }
+}
+
+/// An invalidation makes the cache forget what it knows; that need not mean that anything has changed.
+bool same_row(TupleDesc a, TupleDesc b) {
+  if (a->natts != b->natts)
+    return false;
+  for (int i = 0; i < a->natts; i++) {
+    const Form_pg_attribute x = TupleDescAttr(a, i), y = TupleDescAttr(b, i);
+    if (x->attisdropped != y->attisdropped || x->atttypid != y->atttypid || namestrcmp(&x->attname, NameStr(y->attname)) != 0)
+      return false;
+  }
+  return true;
 }
 
 void write_composite(core::RowHasher *hasher, const CanonicalType *type, Datum value) {
-  if (lookup_type_cache(type->type, TYPECACHE_TUPDESC)->tupDesc_identifier != type->row_identifier)
-    ereport(ERROR, errcode(ERRCODE_DATATYPE_MISMATCH), errmsg("type %s has changed", format_type_be(type->type)));
+  if (const TypeCacheEntry *entry = lookup_type_cache(type->type, TYPECACHE_TUPDESC); entry->tupDesc_identifier != type->row_identifier) {
+    if (entry->tupDesc == nullptr || !same_row(entry->tupDesc, type->row))
+      ereport(ERROR, errcode(ERRCODE_DATATYPE_MISMATCH), errmsg("type %s has changed", format_type_be(type->type)));
+    type->row_identifier = entry->tupDesc_identifier;
+  }
   HeapTupleHeader header = DatumGetHeapTupleHeader(value);
   HeapTupleData tuple = {};
   tuple.t_len = HeapTupleHeaderGetDatumLength(header);
@@ -564,6 +668,7 @@ void write_canonical(core::RowHasher *hasher, const CanonicalType *type, Datum v
   case Rule::kNumeric: {
     const Sent sent = sent_numeric(value);
     canonical::numeric(*out, sent.number);
+    pfree(sent.digits);
     break;
   }
   case Rule::kJsonb:
@@ -571,10 +676,14 @@ void write_canonical(core::RowHasher *hasher, const CanonicalType *type, Datum v
     write_container(out, &DatumGetJsonbP(value)->root);
     break;
   case Rule::kEnum:
+  case Rule::kXml:
   case Rule::kOutput: {
-    const char *text = OutputFunctionCall(const_cast<FmgrInfo *>(&type->output),
-                                          type->output_varlena ? PointerGetDatum(PG_DETOAST_DATUM(value)) : value);
-    canonical::text(*out, as_utf8(text, strlen(text)));
+    char *text = OutputFunctionCall(const_cast<FmgrInfo *>(&type->output),
+                                    type->output_varlena ? PointerGetDatum(PG_DETOAST_DATUM(value)) : value);
+    const Utf8 shown = to_utf8(text, strlen(text));
+    canonical::text(*out, shown.bytes);
+    done_with(shown);
+    pfree(text);
     break;
   }
   case Rule::kArray:
@@ -602,7 +711,8 @@ void collect_canonical(core::Buffer *out, const CanonicalType *type, Datum value
 int pin_settings() {
   const int level = NewGUCNestLevel();
   constexpr const char *kPinned[][2] = {{"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"}, {"TimeZone", "UTC"}, {"extra_float_digits", "1"},
-                                        {"bytea_output", "hex"}, {"xmlbinary", "base64"}, {"lc_monetary", "C"}, {"search_path", "pg_catalog"}};
+                                        {"bytea_output", "hex"}, {"xmlbinary", "base64"}, {"lc_monetary", "C"}, {"quote_all_identifiers", "off"},
+                                        {"search_path", "pg_catalog, pg_temp"}};
   for (const auto &pinned : kPinned)
     (void)set_config_option(pinned[0], pinned[1], PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
   return level;

@@ -16,7 +16,10 @@ namespace seal_sync::reconcile {
 struct CanonicalType;
 
 /// The plan for a column's type, in the current memory context. The type must not change while it is used (42804 when it has).
-CanonicalType *make_canonical(Oid type);
+CanonicalType *make_canonical(Oid type, int32 typmod);
+
+/// A name in UTF-8, as both sides know it.
+const char *utf8_name(const char *name);
 
 /// Equal descriptions, comparable values: names, not OIDs; text and varchar are one, a domain is what it is made of.
 void describe_canonical(core::Buffer *out, const CanonicalType *type);

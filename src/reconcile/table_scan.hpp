@@ -4,7 +4,8 @@
 // Called on both sides of a comparison, and by table_digest(). Which columns are compared, and as what, is decided once
 // (compared_table) and told to the other side; sides that describe a table otherwise do not compare its rows. Generated columns are
 // not compared: they are made of others, and not shipped. Invariants: rows are those of the snapshot, of every partition, each once; a relation
-// that was truncated or rewritten since, or that DDL holds, ends the scan with an error (trap T8), never with fewer rows; memory is a row's.
+// that was truncated, rewritten, attached or detached since, or that DDL holds, ends the scan with an error (trap T8), as do rules that change meanwhile,
+// never with fewer rows; nothing is waited for; memory is a row's.
 
 #include "config/config.hpp"
 #include "core/row_digest.hpp"

@@ -11,10 +11,15 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_canonical_value) {
   const Oid type = get_fn_expr_argtype(fcinfo->flinfo, 0);
   if (!OidIsValid(type))
     ereport(ERROR, errcode(ERRCODE_INDETERMINATE_DATATYPE), errmsg("could not determine the type of the value"));
-  const reconcile::CanonicalType *plan = reconcile::make_canonical(type);
+  auto *plan = static_cast<const reconcile::CanonicalType *>(fcinfo->flinfo->fn_extra);
+  const int level = reconcile::pin_settings();
+  if (plan == nullptr) {
+    const MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+    fcinfo->flinfo->fn_extra = const_cast<reconcile::CanonicalType *>(plan = reconcile::make_canonical(type, -1));
+    MemoryContextSwitchTo(caller);
+  }
   core::Buffer bytes;
   scan::init_buffer(&bytes, CurrentMemoryContext);
-  const int level = reconcile::pin_settings();
   reconcile::collect_canonical(&bytes, plan, PG_GETARG_DATUM(0), PG_ARGISNULL(0));
   AtEOXact_GUC(false, level);
   auto *result = static_cast<bytea *>(palloc(bytes.size + VARHDRSZ));

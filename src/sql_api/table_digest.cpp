@@ -13,7 +13,23 @@ namespace seal_sync::sql_api {
 
 namespace {
 
+/// All of it, or nothing: what row security hides would look like a difference.
+void check_rights(Oid relation) {
+  const AclResult result = pg_class_aclcheck(relation, GetUserId(), ACL_SELECT);
+  if (result != ACLCHECK_OK)
+    aclcheck_error(result, OBJECT_TABLE, get_rel_name(relation));
+  if (check_enable_rls(relation, InvalidOid, true) == RLS_ENABLED)
+    ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("row security hides rows of table %s from role \"%s\"", get_rel_name(relation),
+                                                                  GetUserNameFromId(GetUserId(), false)));
+}
+
+/// Locked before it is looked at; who waited for DDL would have an older snapshot than the table.
 const config::Table *registered(Oid relation) {
+  if (!ConditionalLockRelationOid(relation, AccessShareLock))
+    ereport(ERROR, errcode(ERRCODE_LOCK_NOT_AVAILABLE), errmsg("table %s is locked by DDL", get_rel_name(relation)), errhint("Compare it afterwards."));
+  if (get_rel_name(relation) == nullptr)
+    ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation with OID %u does not exist", relation));
+  check_rights(relation);
   config::refresh();
   const config::Table *table = config::find_table(relation);
   if (table == nullptr || table->root != relation)
@@ -27,16 +43,6 @@ const config::Cluster *declared(const char *name) {
   if (cluster == nullptr)
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("cluster \"%s\" does not exist", name));
   return cluster;
-}
-
-/// All of it, or nothing: what row security hides would look like a difference.
-void check_rights(Oid relation) {
-  const AclResult result = pg_class_aclcheck(relation, GetUserId(), ACL_SELECT);
-  if (result != ACLCHECK_OK)
-    aclcheck_error(result, OBJECT_TABLE, get_rel_name(relation));
-  if (check_enable_rls(relation, InvalidOid, true) == RLS_ENABLED)
-    ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("row security hides rows of table %s from role \"%s\"", get_rel_name(relation),
-                                                                  GetUserNameFromId(GetUserId(), false)));
 }
 
 bytea *bytes_of(const void *data, Size size) {
@@ -56,7 +62,6 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_table_digest) {
   const Oid relation = PG_GETARG_OID(0);
   const config::Table *table = registered(relation);
   const config::Cluster *cluster = declared(NameStr(*PG_GETARG_NAME(1)));
-  check_rights(relation);
   core::RunSeed seed;
   memcpy(seed.bytes, PG_GETARG_UUID_P(2)->data, sizeof seed.bytes);
   core::RunSecret secret;
