@@ -54,7 +54,7 @@ CREATE TEMP TABLE tried (name text, allowed boolean) ON COMMIT DROP;
 DO $$
 DECLARE f record;
 BEGIN
-    FOR f IN SELECT p.oid, p.proname, p.pronargs, array_to_string(ARRAY(SELECT CASE WHEN NOT p.proisstrict THEN 'NULL' WHEN t = 'bytea'::regtype THEN $x$'\x'$x$ ELSE $x$'0'$x$ END || '::' || format_type(t, NULL)
+    FOR f IN SELECT p.oid, p.proname, p.pronargs, array_to_string(ARRAY(SELECT CASE WHEN NOT p.proisstrict THEN 'NULL' WHEN t = 'bytea'::regtype THEN $x$'\x'$x$ WHEN t = 'uuid'::regtype THEN quote_literal(gen_random_uuid()) ELSE $x$'0'$x$ END || '::' || format_type(t, NULL)
             FROM unnest(p.proargtypes) WITH ORDINALITY a(t, n) ORDER BY n), ', ') AS arguments
         FROM pg_proc p WHERE p.pronamespace = 'seal_sync'::regnamespace
           AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype) AND p.proname <> 'fdw_validator'
