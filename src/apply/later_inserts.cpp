@@ -5,6 +5,7 @@
 #include "apply/reply.hpp"
 #include "apply/row_writer.hpp"
 #include "apply/segment.hpp"
+#include "pg/varlena.hpp"
 
 namespace seal_sync::apply {
 
@@ -138,9 +139,7 @@ void insert_later(Attempt *attempt, Target *target, Leaf *leaf, TupleTableSlot *
   auto *nulls = static_cast<bool *>(palloc(sizeof(bool) * natts));
   memset(nulls, true, sizeof(bool) * natts);
   const core::ByteSpan key = current_key(attempt);
-  auto *key_value = static_cast<bytea *>(palloc(key.size() + VARHDRSZ));
-  SET_VARSIZE(key_value, key.size() + VARHDRSZ);
-  memcpy(VARDATA(key_value), key.data(), key.size());
+  bytea *const key_value = pg::make_bytea(key);
   values[kSequence - 1] = Int64GetDatum(attempt->later->next_sequence++);
   values[kOrdinal - 1] = Int64GetDatum(static_cast<int64>(attempt->current.ordinal));
   values[kKind - 1] = CharGetDatum(static_cast<char>(attempt->current.kind));

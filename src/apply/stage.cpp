@@ -10,6 +10,7 @@
 #include "apply/unpack.hpp"
 #include "config/config.hpp"
 #include "pg/guc.hpp"
+#include "pg/varlena.hpp"
 
 namespace seal_sync::apply {
 
@@ -147,14 +148,6 @@ void check_size(const Session *session, const StageHeader &header) {
             errhint("Raise seal_sync.max_stage_size there; the copy goes on by itself."));
 }
 
-bytea *note_of(core::ByteSpan note) {
-  auto *value = static_cast<bytea *>(palloc(note.size() + VARHDRSZ));
-  SET_VARSIZE(value, note.size() + VARHDRSZ);
-  if (!note.empty())
-    memcpy(VARDATA(value), note.data(), note.size());
-  return value;
-}
-
 } // namespace
 
 void stage_collected(Session *session, core::Reader *in, core::Buffer *reply) {
@@ -184,7 +177,7 @@ void stage_collected(Session *session, core::Reader *in, core::Buffer *reply) {
     header.first_pass_chunks = header.chunks;
     header.first_pass_rows = header.rows;
   }
-  header.note = note_of(request.note);
+  header.note = pg::make_bytea(request.note);
   if (known)
     update_stage(session->origin, header);
   else

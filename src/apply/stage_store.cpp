@@ -4,6 +4,7 @@
 #include "apply/reply.hpp"
 #include "config/config.hpp"
 #include "pg/guc.hpp"
+#include "pg/varlena.hpp"
 
 extern "C" {
 #include "commands/sequence.h"
@@ -26,14 +27,6 @@ constexpr Size kPieceSize = MaxHeapTupleSize - kRowHead;
 constexpr int kPiecesAtOnce = 32;
 
 core::ByteSpan copy_of(Datum value) { return bytes_of(DatumGetByteaPCopy(value)); }
-
-bytea *bytea_of(core::ByteSpan bytes) {
-  auto *value = static_cast<bytea *>(palloc(bytes.size() + VARHDRSZ));
-  SET_VARSIZE(value, bytes.size() + VARHDRSZ);
-  if (!bytes.empty())
-    memcpy(VARDATA(value), bytes.data(), bytes.size());
-  return value;
-}
 
 // ---- an index scan under a snapshot taken now ---------------------------------------------------------
 
@@ -191,8 +184,8 @@ void insert_description(int64 stage, const StagedDescription &description) {
   values[kTable - 1] = Int64GetDatum(static_cast<int64>(description.number));
   values[kTablePass - 1] = Int32GetDatum(description.pass);
   values[kEncoding - 1] = Int32GetDatum(description.encoding);
-  values[kDescription - 1] = PointerGetDatum(bytea_of(description.description));
-  values[kTold - 1] = PointerGetDatum(bytea_of(description.told));
+  values[kDescription - 1] = PointerGetDatum(pg::make_bytea(description.description));
+  values[kTold - 1] = PointerGetDatum(pg::make_bytea(description.told));
   CatalogTupleInsert(heap, heap_form_tuple(RelationGetDescr(heap), values, nulls));
   table_close(heap, NoLock);
 }

@@ -2,6 +2,7 @@
 #include "apply/value_codec.hpp"
 
 #include "apply/reply.hpp"
+#include "pg/varlena.hpp"
 
 extern "C" {
 #include "utils/date.h"
@@ -120,10 +121,7 @@ core::ByteSpan to_server(core::ByteSpan bytes, int encoding) {
 Datum as_varlena(core::ByteSpan bytes) {
   if (bytes.size() > MaxAllocSize - VARHDRSZ)
     ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("value is too large"));
-  auto *value = static_cast<varlena *>(palloc(bytes.size() + VARHDRSZ));
-  SET_VARSIZE(value, bytes.size() + VARHDRSZ);
-  memcpy(VARDATA(value), bytes.data(), bytes.size());
-  return PointerGetDatum(value);
+  return PointerGetDatum(pg::make_bytea(bytes));
 }
 
 /// Whether a text value is of the declared length as it is; otherwise the input function decides.

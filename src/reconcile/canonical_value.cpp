@@ -2,6 +2,7 @@
 #include "reconcile/canonical_value.hpp"
 
 #include "core/canonical.hpp"
+#include "scan/keys.hpp"
 
 extern "C" {
 #include "utils/date.h"
@@ -76,7 +77,10 @@ struct Field {
   CanonicalType *type;
 };
 
-/// Bytes of the server's encoding as UTF-8. A database in SQL_ASCII does not know what it has.
+/// A database in SQL_ASCII does not know what it has.
+bool is_converted() { return GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII; }
+
+/// Bytes of the server's encoding as UTF-8.
 struct Utf8 {
   core::ByteSpan bytes;
   const char *converted; // palloc'd, or nullptr
@@ -84,7 +88,7 @@ struct Utf8 {
 
 Utf8 to_utf8(const char *text, Size size) {
   const char *converted = text;
-  if (GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII && size > 0)
+  if (is_converted() && size > 0)
     converted = pg_server_to_any(text, static_cast<int>(size), PG_UTF8);
   if (converted == text)
     return {{reinterpret_cast<const uint8 *>(text), size}, nullptr};
@@ -315,7 +319,7 @@ void write_stored_bytes(core::RowHasher *hasher, Datum value) {
 }
 
 void write_text(core::RowHasher *hasher, Datum value) {
-  if (GetDatabaseEncoding() == PG_UTF8 || GetDatabaseEncoding() == PG_SQL_ASCII) {
+  if (!is_converted()) {
     write_stored_bytes(hasher, value);
     return;
   }
@@ -398,14 +402,6 @@ void write_scalar(core::Buffer *out, const JsonbValue &value) {
   }
 }
 
-core::Buffer own_buffer() {
-  core::Buffer buffer;
-  buffer.grow = [](std::uint8_t *old, std::size_t, std::size_t wanted, void *) {
-    return static_cast<std::uint8_t *>(old == nullptr ? palloc(wanted) : repalloc_huge(old, wanted));
-  };
-  return buffer;
-}
-
 void write_container(core::Buffer *out, JsonbContainer *container);
 
 void write_json(core::Buffer *out, const JsonbValue &value) {
@@ -418,7 +414,7 @@ void write_json(core::Buffer *out, const JsonbValue &value) {
 /// The server's order of keys is by length, then bytes, in its own encoding: in UTF-8 that is the canonical one.
 void write_container(core::Buffer *out, JsonbContainer *container) {
   check_stack_depth();
-  const bool reorder = GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII;
+  const bool reorder = is_converted();
   JsonbIterator *iterator = JsonbIteratorInit(container);
   JsonbValue value;
   Pair *pairs = nullptr;
@@ -438,9 +434,10 @@ void write_container(core::Buffer *out, JsonbContainer *container) {
       break;
     case WJB_KEY: {
       const Utf8 key = to_utf8(value.val.string.val, static_cast<Size>(value.val.string.len));
-      if (pairs != nullptr)
-        pairs[count] = {key, own_buffer()};
-      else
+      if (pairs != nullptr) {
+        pairs[count].key = key;
+        scan::init_buffer(&pairs[count].value, CurrentMemoryContext);
+      } else
         canonical::json_key(*out, as_view(key.bytes));
       break;
     }

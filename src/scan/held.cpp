@@ -3,6 +3,7 @@
 
 #include "config/event_log.hpp"
 #include "pg/boundary.hpp"
+#include "pg/varlena.hpp"
 #include "scan/held_index.hpp"
 #include "scan/values.hpp"
 
@@ -44,13 +45,6 @@ void set_name(const char *text, Datum *value, char *null) {
     *value = name_datum(text);
 }
 
-bytea *to_bytea(core::ByteSpan bytes) {
-  auto *copy = static_cast<bytea *>(palloc(bytes.size() + VARHDRSZ));
-  SET_VARSIZE(copy, bytes.size() + VARHDRSZ);
-  memcpy(VARDATA(copy), bytes.data(), bytes.size());
-  return copy;
-}
-
 } // namespace
 
 KeyHash hash_of(Oid relation, core::ByteSpan key) {
@@ -89,7 +83,7 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
   values[1] = ObjectIdGetDatum(relation);
   values[2] = ObjectIdGetDatum(leaf);
   values[3] = Int32GetDatum(cluster);
-  values[4] = PointerGetDatum(to_bytea(key));
+  values[4] = PointerGetDatum(pg::make_bytea(key));
   values[5] = CStringGetTextDatum(reason.state);
   values[6] = CharGetDatum(reason.kind);
   set_text(reason.sqlstate, &values[7], &nulls[7]);
@@ -102,7 +96,7 @@ int64 hold_key(const char *peer, Oid relation, Oid leaf, int32 cluster, core::By
   values[14] = BoolGetDatum(reason.over_skip);
   if (OidIsValid(reason.other_relation)) {
     values[15] = ObjectIdGetDatum(reason.other_relation);
-    values[16] = PointerGetDatum(to_bytea(reason.other_key));
+    values[16] = PointerGetDatum(pg::make_bytea(reason.other_key));
   } else {
     nulls[15] = nulls[16] = 'n';
   }

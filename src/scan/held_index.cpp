@@ -2,6 +2,7 @@
 #include "scan/held_index.hpp"
 
 #include "pg/boundary.hpp"
+#include "pg/varlena.hpp"
 
 extern "C" {
 #include "utils/fmgrprotos.h"
@@ -53,10 +54,7 @@ void set_relation(Oid relation, ScanKeyData *key) {
 }
 
 Datum hash_of_key(core::ByteSpan key) {
-  auto *copy = static_cast<bytea *>(palloc(key.size() + VARHDRSZ));
-  SET_VARSIZE(copy, key.size() + VARHDRSZ);
-  memcpy(VARDATA(copy), key.data(), key.size());
-  return DirectFunctionCall1(sha256_bytea, PointerGetDatum(copy));
+  return DirectFunctionCall1(sha256_bytea, PointerGetDatum(pg::make_bytea(key)));
 }
 
 HeldKey read_held(TupleTableSlot *row) {

@@ -1,6 +1,8 @@
 // See keys.hpp.
 #include "scan/keys.hpp"
 
+#include "pg/varlena.hpp"
+
 namespace seal_sync::scan {
 
 Datum fixed_datum(const uint8_t *bytes, int width) {
@@ -40,10 +42,7 @@ void read_key(core::Reader *in, const config::Table *table, Datum *values) {
     if (!in->ok())
       break;
     if (column.width == -1) {
-      auto *value = static_cast<struct varlena *>(palloc(raw.size() + VARHDRSZ));
-      SET_VARSIZE(value, raw.size() + VARHDRSZ);
-      memcpy(VARDATA(value), raw.data(), raw.size());
-      values[i] = PointerGetDatum(value);
+      values[i] = PointerGetDatum(pg::make_bytea(raw));
     } else {
       auto *value = static_cast<char *>(palloc(raw.size() + 1)); // cstring keys want their zero
       memcpy(value, raw.data(), raw.size());

@@ -1,6 +1,7 @@
 // canonical_value(): the bytes that a comparison hashes of a value, to see why two rows are told apart.
 #include "core/row_hash.hpp"
 #include "pg/boundary.hpp"
+#include "pg/varlena.hpp"
 #include "reconcile/canonical_value.hpp"
 #include "scan/keys.hpp"
 
@@ -22,10 +23,7 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_canonical_value) {
   scan::init_buffer(&bytes, CurrentMemoryContext);
   reconcile::collect_canonical(&bytes, plan, PG_GETARG_DATUM(0), PG_ARGISNULL(0));
   AtEOXact_GUC(false, level);
-  auto *result = static_cast<bytea *>(palloc(bytes.size + VARHDRSZ));
-  SET_VARSIZE(result, bytes.size + VARHDRSZ);
-  memcpy(VARDATA(result), bytes.data, bytes.size);
-  PG_RETURN_BYTEA_P(result);
+  PG_RETURN_BYTEA_P(pg::make_bytea(bytes.span()));
 }
 
 } // namespace seal_sync::sql_api

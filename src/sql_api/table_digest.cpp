@@ -1,6 +1,7 @@
 // table_digest(): two sums of a cluster's rows of a table that are equal on two servers if, and only if, the rows are.
 #include "config/config.hpp"
 #include "pg/boundary.hpp"
+#include "pg/varlena.hpp"
 #include "reconcile/canonical_value.hpp"
 #include "reconcile/table_scan.hpp"
 #include "scan/keys.hpp"
@@ -45,13 +46,6 @@ const config::Cluster *declared(const char *name) {
   return cluster;
 }
 
-bytea *bytes_of(const void *data, Size size) {
-  auto *value = static_cast<bytea *>(palloc(size + VARHDRSZ));
-  SET_VARSIZE(value, size + VARHDRSZ);
-  memcpy(VARDATA(value), data, size);
-  return value;
-}
-
 } // namespace
 
 /// table_digest(relation, cluster, seed, OUT rows, OUT digest, OUT shape): digests of one seed can be compared where shapes are equal.
@@ -78,8 +72,8 @@ SEAL_SYNC_PG_FUNCTION(seal_sync_table_digest) {
   reconcile::digest_rows(compared, cluster, GetActiveSnapshot(), secret, &digest);
   AtEOXact_GUC(false, level);
 
-  Datum values[3] = {Int64GetDatum(static_cast<int64>(digest.root.rows)), PointerGetDatum(bytes_of(&digest.root.sum, sizeof digest.root.sum)),
-                     PointerGetDatum(bytes_of(shape.data, shape.size))};
+  Datum values[3] = {Int64GetDatum(static_cast<int64>(digest.root.rows)), PointerGetDatum(pg::make_bytea({reinterpret_cast<const uint8 *>(&digest.root.sum), sizeof digest.root.sum})),
+                     PointerGetDatum(pg::make_bytea(shape.span()))};
   bool nulls[3] = {};
   PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
